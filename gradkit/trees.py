@@ -1,0 +1,82 @@
+"""Pytree arithmetic that jax and optax lack: names of leaves, finiteness per leaf, selection by lane, the way to the host."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def path_name(path) -> str:
+    """The path of a leaf as a person writes it: ``params.layers[0].kernel``; ``""`` for a bare leaf."""
+    text = ""
+    for entry in path:
+        match entry:
+            case jax.tree_util.DictKey(key=key) if isinstance(key, str) and key.isidentifier():
+                text += f".{key}"
+            case jax.tree_util.DictKey(key=key):
+                text += f"[{key!r}]"
+            case jax.tree_util.GetAttrKey(name=name):
+                text += f".{name}"
+            case jax.tree_util.SequenceKey(idx=index):
+                text += f"[{index}]"
+            case _:
+                text += f"[{getattr(entry, 'key', entry)}]"
+    return text.removeprefix(".")
+
+
+def leaf_names(tree: Any) -> list[str]:
+    """The names of all leaves, in the order of ``jax.tree.leaves``.
+
+    >>> leaf_names({"w": 1.0, "layers": [2.0, 3.0]})
+    ['layers[0]', 'layers[1]', 'w']
+    """
+    return [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def is_key(leaf: Any) -> bool:
+    """Whether a leaf holds typed random keys."""
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def is_inexact(leaf: Any) -> bool:
+    """Whether a leaf holds floating or complex numbers, the only ones that can fail to be finite."""
+    return jnp.issubdtype(jnp.result_type(leaf) if not hasattr(leaf, "dtype") else leaf.dtype, jnp.inexact)
+
+
+def finite_leaves(tree: Any, *, lane_axes: int = 0) -> jax.Array:
+    """For each leaf, whether all its values are finite, shape ``lanes + (num_leaves,)``; leaves without floats are."""
+
+    def is_finite(leaf):
+        if not is_inexact(leaf):
+            return jnp.ones(jnp.shape(leaf)[:lane_axes], bool)
+        return jnp.all(jnp.isfinite(leaf), axis=tuple(range(lane_axes, jnp.ndim(leaf))))
+
+    leaves = [is_finite(leaf) for leaf in jax.tree.leaves(tree)]
+    return jnp.stack(leaves, axis=-1) if leaves else jnp.ones((0,), bool)
+
+
+def select_lanes(mask: jax.Array, chosen: Any, other: Any) -> Any:
+    """Leaf by leaf, lanes of ``chosen`` where ``mask`` (shape ``m``) holds, else of ``other``; lanes lead each leaf."""
+
+    def select(a, b):
+        return jnp.where(mask.reshape(mask.shape + (1,) * (jnp.ndim(a) - 1)), a, b)
+
+    return jax.tree.map(select, chosen, other)
+
+
+def take_lane(tree: Any, lane: int) -> Any:
+    """One lane of a tree whose leaves lead with lanes."""
+    return jax.tree.map(lambda leaf: leaf[lane], tree)
+
+
+def num_bytes(tree: Any) -> int:
+    """Bytes held by the leaves of a tree of arrays or shapes."""
+    return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def to_host(tree: Any) -> Any:
+    """The tree with numpy arrays for leaves; typed random keys stay jax arrays, which numpy cannot hold."""
+    return jax.tree.map(lambda leaf: leaf if is_key(leaf) else np.asarray(leaf), tree)
