@@ -1,0 +1,126 @@
+"""The objective: a one-example loss and a model flow in, a function of parameters and a batch flows out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from gradkit.checks import Described, require
+from gradkit.contracts import Batch, Loss, Params
+from gradkit.trees import leaf_names
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """A loss over a batch: ``(params, batch) -> scalar``; see :func:`objective`. Equal fields make equal objectives."""
+
+    loss: Loss
+    apply: Callable[[Params, Any], Any]
+    penalty: Callable[[Params], Any] | None = None
+
+    def __call__(self, params: Params, batch: Batch) -> Float[Array, ""]:
+        """The mean loss of the batch, plus the penalty."""
+        inputs, targets, weights = _unpacked(batch)
+        num_examples = _num_examples(targets)
+        if weights is None:
+            mean = jnp.mean(self._losses(params, inputs, targets, num_examples))
+        else:
+            weights = _checked_weights(weights, num_examples)
+            inputs, targets = _replace_unweighted((inputs, targets), weights)
+            mean = _weighted_mean(self._losses(params, inputs, targets, num_examples), weights)
+        return mean if self.penalty is None else mean + _scalar(self.penalty(params))
+
+    def _losses(self, params, inputs, targets, num_examples: int) -> Float[Array, n]:
+        scores = self.apply(params, inputs)
+        for name, leaf in zip(leaf_names(scores), jax.tree.leaves(scores)):
+            require(jnp.shape(leaf)[:1] == (num_examples,), "apply",
+                    f"return one score per target, {num_examples} along the first axis",
+                    Described(f"shape {jnp.shape(leaf)}" + (f" in `{name}`" if name else "")),
+                    "Scores and targets lead with the same examples.")  # fmt: skip
+        losses = jax.vmap(self.loss)(scores, targets)
+        require(jnp.shape(losses) == (num_examples,), "loss", "return a scalar for one example",
+                Described(f"shape {jnp.shape(losses)[1:]}"), "Take the mean over outputs inside the loss.")  # fmt: skip
+        return losses.astype(_at_least_float32(losses.dtype))
+
+
+def objective(loss: Loss, apply: Callable, *, penalty: Callable | None = None) -> Objective:
+    """Lift a one-example loss to batches: the mean over examples, weighted if the batch has weights, plus a penalty.
+
+        sum(w * loss(apply(params, inputs), targets)) / sum(w) + penalty(params)
+
+    An example of weight zero contributes nothing, whatever it holds: not even NaN reaches the value or the gradient. A batch in
+    which every weight is zero has the mean 0. The value is float32 or wider: a mean in bfloat16 would keep three digits.
+
+    Args:
+        loss: ``(score, target) -> scalar`` for one example, from ``gk.losses`` or your own.
+        apply: ``(params, inputs) -> scores``, both with the examples along the first axis.
+        penalty: ``params -> scalar``, for instance a multiple of the squared norm. It is not weighted.
+
+    Returns:
+        An ``Objective``: ``(params, batch) -> scalar``, where ``batch`` is ``(inputs, targets)`` or ``(inputs, targets,
+        weights)`` with ``weights`` of shape ``(n,)``. It hashes by its fields, so that ``jax.jit`` recognizes an equal one.
+
+    Raises:
+        TypeError: If a batch is not such a tuple.
+        ValueError: If scores, targets and weights differ in their number of examples, or a loss is not a scalar.
+
+    >>> import jax.numpy as jnp
+    >>> line = objective(lambda score, target: (score - target) ** 2, lambda params, x: params * x)
+    >>> x, y = jnp.array([1.0, 2.0]), jnp.array([1.0, 4.0])
+    >>> float(line(1.0, (x, y))), float(line(1.0, (x, y, jnp.array([1.0, 3.0]))))
+    (2.0, 3.0)
+    """
+    return Objective(loss, apply, penalty)
+
+
+def _unpacked(batch):
+    is_batch = isinstance(batch, tuple) and len(batch) in (2, 3)
+    got = f"a {type(batch).__name__}" + (f" of {len(batch)}" if isinstance(batch, (tuple, list, dict)) else "")
+    require(is_batch, "batch", "be a tuple (inputs, targets) or (inputs, targets, weights)", Described(got),
+            "Put the arrays in a tuple in this order.", error=TypeError)  # fmt: skip
+    return (*batch, None)[:3]
+
+
+def _num_examples(targets) -> int:
+    counts = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(targets)}
+    require(len(counts) == 1 and counts != {()}, "targets", "lead with one axis of examples in every leaf",
+            [jnp.shape(leaf) for leaf in jax.tree.leaves(targets)], "Stack the examples along the first axis.")  # fmt: skip
+    return counts.pop()[0]
+
+
+def _checked_weights(weights, num_examples):
+    require(jnp.shape(weights) == (num_examples,), "weights", f"have one number per example, shape ({num_examples},)",
+            jnp.shape(weights), "Weigh examples, not outputs.")  # fmt: skip
+    return jnp.asarray(weights).astype(_at_least_float32(jnp.result_type(weights)))
+
+
+def _replace_unweighted(examples, weights):
+    """Put a weighted example (zeros, if there is none) in the place of those of weight zero, so that 0 * NaN never arises."""
+    is_used = weights != 0
+
+    def replace(leaf):
+        leaf = jnp.asarray(leaf)
+        stand_in = jnp.where(is_used.any(), leaf[is_used.argmax()], jnp.zeros((), leaf.dtype))
+        return jnp.where(is_used.reshape(-1, *[1] * (leaf.ndim - 1)), leaf, stand_in[None])
+
+    return jax.tree.map(replace, examples)
+
+
+def _weighted_mean(losses, weights):
+    total = weights.sum()
+    return jnp.where(total == 0, 0, jnp.sum(weights * losses) / jnp.where(total == 0, 1, total))
+
+
+def _at_least_float32(dtype):
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def _scalar(penalty):
+    require(jnp.shape(penalty) == (), "penalty", "return a scalar", Described(f"shape {jnp.shape(penalty)}"),
+            "Sum over the parameters.")  # fmt: skip
+    return penalty
