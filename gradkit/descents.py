@@ -1,0 +1,151 @@
+"""A loss function, parameters and an optimizer flow in; a ``Descent`` in parameter space flows out.
+
+The step differentiates the loss, sends the gradient through the chain of transformations and applies the updates: exactly
+what a hand-written loop over optax does, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gradkit import checks, gradients
+from gradkit.contracts import Descent, Info
+
+
+class DescentState(NamedTuple):
+    """What feeds the next step: the parameters and the state of the optimizer."""
+
+    params: Any
+    optimizer: Any
+
+
+class StatefulDescentState(NamedTuple):
+    """The same for a loss with a state: also that state, the member's key and the number of steps made."""
+
+    params: Any
+    optimizer: Any
+    state: Any
+    key: jax.Array
+    step: jax.Array
+
+
+class Stateful(NamedTuple):
+    """Parameters together with the state of the loss (batch statistics...): what is evaluated, saved and returned."""
+
+    params: Any
+    state: Any
+
+
+def descent(
+    loss_fn: Callable,
+    params: Any,
+    optimizer: optax.GradientTransformation,
+    *,
+    state: Any = None,
+    validation_loss: Callable | None = None,
+) -> Descent:
+    """Descend a loss function with a chain of gradient transformations.
+
+        grads = d loss_fn(params, batch) / d params
+        updates, optimizer_state = optimizer.update(grads, optimizer_state, params)
+        params = params + updates
+
+    The optimizer is also told ``value``, ``grad`` and ``value_fn``, for the transformations that ask (plateau, line search).
+
+    Args:
+        loss_fn: ``(params, batch) -> scalar``, or ``-> (scalar, metrics)`` with a dict of named scalars. With ``state``:
+            ``(params, state, batch, key) -> (scalar, (state, metrics))``, where ``key`` differs between members and steps.
+        params: A pytree of floating arrays, or ``key -> pytree``. A callable that has array leaves is a pytree.
+        optimizer: Any optax transformation.
+        state: A pytree of arrays that the loss carries from step to step (batch statistics), or ``key -> pytree``, which gets
+            the same key as ``params``.
+        validation_loss: The loss in evaluation mode: ``(params, batch) -> scalar``; with ``state``, ``(params, state, batch)
+            -> scalar``. Default: ``loss_fn`` itself (with ``state``, under a fixed key and without keeping the new state).
+
+    Returns:
+        A ``Descent``. What it evaluates and returns are the parameters; with ``state``, ``Stateful(params, state)``.
+
+    Raises:
+        TypeError: While tracing, if the loss is not a floating scalar, or a parameter leaf is not floating.
+
+    >>> import optax, jax.numpy as jnp
+    >>> bowl = descent(lambda x, batch: jnp.sum(x**2), jnp.ones(2), optax.sgd(0.25))
+    >>> state = bowl.init(jax.random.key(0), None, None)
+    >>> state, info, _ = bowl.step(state, None)
+    >>> float(info.loss), bowl.params(state, ()).tolist()
+    (2.0, [0.5, 0.5])
+    """
+    checks.require(callable(loss_fn), "loss_fn", "be a function (params, batch) -> scalar", loss_fn,
+                   "Write the loss as a pure function.", error=TypeError)  # fmt: skip
+    checks.require(hasattr(optimizer, "init") and hasattr(optimizer, "update"), "optimizer",
+                   "be an optax gradient transformation", optimizer,
+                   "Pass for example optax.adam(1e-3) or gk.optimizers.adam(1e-3).", error=TypeError)  # fmt: skip
+    optimizer = optax.with_extra_args_support(optimizer)
+    if state is None:
+        return _plain(loss_fn, params, optimizer, validation_loss)
+    return _stateful(loss_fn, params, optimizer, state, validation_loss)
+
+
+def _plain(loss_fn, params, optimizer, validation_loss) -> Descent:
+    differentiate = gradients.value_and_grad(loss_fn)
+
+    def init(key, data, validation):
+        start = _begin(params, key)
+        return DescentState(start, optimizer.init(start))
+
+    def step(state, batch):
+        (loss, metrics), grads = differentiate(state.params, batch)
+        value_fn = lambda params: _scalar(loss_fn(params, batch))  # noqa: E731
+        new_params, optimizer_state = _descend(optimizer, state, loss, grads, value_fn)
+        return DescentState(new_params, optimizer_state), Info(loss, metrics), ()
+
+    def evaluation_loss(params, batch):
+        return _scalar((validation_loss or loss_fn)(params, batch))
+
+    return Descent(init, step, lambda state, growths: state.params, evaluation_loss)
+
+
+def _stateful(loss_fn, params, optimizer, loss_state, validation_loss) -> Descent:
+    def init(key, data, validation):
+        start = _begin(params, key)
+        return StatefulDescentState(start, optimizer.init(start), _begin(loss_state, key), key, jnp.zeros((), jnp.int32))
+
+    def step(state, batch):
+        key = jax.random.fold_in(state.key, state.step)
+
+        def loss_and_aux(params):
+            loss, (new_state, metrics) = loss_fn(params, state.state, batch, key)
+            return loss, (new_state, metrics)
+
+        (loss, (new_state, metrics)), grads = gradients.value_and_grad(loss_and_aux)(state.params)
+        value_fn = lambda params: loss_and_aux(params)[0]  # noqa: E731
+        new_params, optimizer_state = _descend(optimizer, state, loss, grads, value_fn)
+        following = StatefulDescentState(new_params, optimizer_state, new_state, state.key, state.step + 1)
+        return following, Info(loss, metrics), ()
+
+    def evaluation_loss(stateful, batch):
+        if validation_loss is None:
+            return loss_fn(stateful.params, stateful.state, batch, jax.random.key(0))[0]
+        return validation_loss(stateful.params, stateful.state, batch)
+
+    return Descent(init, step, lambda state, growths: Stateful(state.params, state.state), evaluation_loss)
+
+
+def _descend(optimizer, state, loss, grads, value_fn):
+    updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params, value=loss, grad=grads, value_fn=value_fn)
+    return optax.apply_updates(state.params, updates), optimizer_state
+
+
+def _begin(start: Any, key: jax.Array) -> Any:
+    """Call a factory with the key; take anything else as the pytree itself."""
+    is_pytree = not callable(start) or any(hasattr(leaf, "dtype") for leaf in jax.tree.leaves(start))
+    return jax.tree.map(jnp.asarray, start if is_pytree else start(key))
+
+
+def _scalar(result: Any) -> jax.Array:
+    return result[0] if isinstance(result, tuple) else result
