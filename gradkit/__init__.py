@@ -1,0 +1,34 @@
+"""gradkit: one pure loss function in; training, sweeps over hundreds of learning rates, and answers out.
+
+Flow: losses -> objective -> gradients -> transforms/optimizers -> descents -> engine -> fit, sweep -> results.
+"""
+
+from gradkit import data, gradients, losses, models, optimizers, schedules, transforms
+from gradkit.contracts import Descent, Hyper, Info, Source, Status
+from gradkit.data import drawn, stream
+from gradkit.descents import Stateful, descent
+from gradkit.engine.plan import Plan
+from gradkit.fits import fit
+from gradkit.losses import Objective, objective
+from gradkit.results import Best, Fit, Sweep
+from gradkit.spaces import (
+    Space,
+    choice,
+    geomspace,
+    grid,
+    linspace,
+    log_uniform,
+    sample,
+    static,
+    uniform,
+    zipped,
+)
+from gradkit.sweeps import sweep
+from gradkit.unrolls import unroll
+
+__all__ = [
+    "Best", "Descent", "Fit", "Hyper", "Info", "Objective", "Plan", "Source", "Space", "Stateful", "Status", "Sweep",
+    "choice", "data", "descent", "drawn", "fit", "geomspace", "gradients", "grid", "linspace", "log_uniform", "losses",
+    "models", "objective", "optimizers", "sample", "schedules", "static", "stream", "sweep", "transforms", "uniform",
+    "unroll", "zipped",
+]  # fmt: skip

@@ -1,0 +1,165 @@
+"""What a run will look like, known before anything compiles: an abstract pass over init, step, params and loss.
+
+A program and the shapes it will meet flow in; the shapes of state, info, growth and metrics flow out, the hyper-parameters
+that were read, and whether a member's key changes anything that can be observed. Everything wrong with a loss, an axis or a
+batch raises here.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Literal
+
+from gradkit import checks, trees
+from gradkit.contracts import Descent, Info
+from gradkit.engine.segment import Lanes, Program, descent_of
+
+
+class Outline(NamedTuple):
+    """Shapes per member (``jax.ShapeDtypeStruct``), names read by ``make``, and whether the key matters."""
+
+    state: Any
+    info: Info
+    growth: Any
+    metrics: dict[str, Any]
+    reads: frozenset[str]
+    is_keyed: bool
+
+
+def outline(program: Program, lane: Lanes, batch: Any, data: Any, validation: Any) -> Outline:
+    """Trace one member abstractly; the result is kept for equal programs and shapes.
+
+    Args:
+        lane: The first member, without a lane axis (arrays or shapes).
+        batch: One batch, what ``Descent.init`` gets as data, and the validation batch (arrays or shapes; ``None`` for none).
+
+    Raises:
+        TypeError: If ``make`` gives no ``Descent``, the loss is not a floating scalar, a step changes the shape or dtype of
+            its state, ``evaluate`` gives no scalars, or Python branches on a swept value.
+    """
+    shapes = jax.tree.map(_shape, (lane, batch, data, validation))
+    leaves, structure = jax.tree.flatten(shapes)
+    return _outline(program, tuple(leaves), structure)
+
+
+def _shape(leaf) -> jax.ShapeDtypeStruct:
+    return leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf))
+
+
+@functools.lru_cache(maxsize=64)
+def _outline(program, leaves, structure) -> Outline:
+    lane, batch, data, validation = jax.tree.unflatten(structure, leaves)
+    reads: set[str] = set()
+
+    def make(lane):
+        descent = descent_of(program, lane, reads.add)
+        checks.require(isinstance(descent, Descent), "make", "return a Descent", descent,
+                       "Return gk.descent(loss_fn, params, optimizer).", error=TypeError)  # fmt: skip
+        return descent
+
+    def init(key, lane, data, validation):
+        state = make(lane).init(key, data, validation)
+        return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), state)
+
+    def step(state, lane, batch):
+        return make(lane).step(state, batch)
+
+    def params(state, growths, lane):
+        return make(lane).params(state, growths)
+
+    def metrics(params, lane, validation):
+        named = {} if program.evaluate is None else program.evaluate(params, validation)
+        return {"validation_loss": make(lane).loss(params, validation), **named}
+
+    try:
+        first_program, state = jax.make_jaxpr(init, return_shape=True)(lane.key, lane, data, validation)
+        step_program, (new_state, info, growth) = jax.make_jaxpr(step, return_shape=True)(state, lane, batch)
+        growths = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), growth)
+        read_program, read = jax.make_jaxpr(params, return_shape=True)(state, growths, lane)
+        named = {} if validation is None else jax.eval_shape(metrics, read, lane, validation)
+    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
+        raise TypeError(
+            "`make` and the loss must be traceable: Python code needs the value of a traced array, such as a swept "
+            "hyper-parameter. gk.schedules and gk.optimizers accept swept values in every argument (optax's schedules do "
+            "not); branch with jnp.where; or split the sweep by this axis with gk.static([...])."
+        ) from error
+    _check_step(state, new_state, info)
+    _check_metrics(named)
+    is_keyed = _reaches_outputs(first_program, step_program, read_program, state)
+    return Outline(state, info, growth, named, frozenset(reads), is_keyed)
+
+
+def _check_step(state, new_state, info):
+    checks.require(isinstance(info, Info), "Descent.step", "return (State, Info, Growth)", info,
+                   "The second part is gk.Info(loss, metrics).", error=TypeError)  # fmt: skip
+    remedy = "A step keeps structure, shapes and dtypes of its state; cast what it computes."
+    before, after = jax.tree.structure(state), jax.tree.structure(new_state)
+    checks.require(before == after, "Descent.step", f"return a state of structure {before}", checks.Described(after),
+                   remedy, error=TypeError)  # fmt: skip
+    for name, old, new in zip(trees.leaf_names(state), jax.tree.leaves(state), jax.tree.leaves(new_state)):
+        checks.require((old.shape, old.dtype) == (new.shape, new.dtype), f"Descent.step: state.{name}",
+                       f"stay {_describe(old)}", checks.Described(_describe(new)), remedy, error=TypeError)  # fmt: skip
+    scalars = {"loss": info.loss} | {f"metrics.{name}": leaf for name, leaf in info.metrics.items()}
+    for name, leaf in scalars.items():
+        checks.require(leaf.shape == (), f"Info.{name}", "be a scalar", checks.Described(_describe(leaf)),
+                       "Take the mean over the examples.", error=TypeError)  # fmt: skip
+
+
+def _check_metrics(named):
+    for name, leaf in named.items():
+        what = "the loss in evaluation mode" if name == "validation_loss" else f"evaluate[{name!r}]"
+        is_scalar = getattr(leaf, "shape", None) == ()
+        described = checks.Described(_describe(leaf)) if hasattr(leaf, "shape") else leaf
+        checks.require(is_scalar, what, "be a scalar", described, "Take the mean over the examples.", error=TypeError)
+
+
+def _describe(leaf) -> str:
+    return f"{leaf.dtype}{list(leaf.shape)}"
+
+
+def _reaches_outputs(first, step, read, state) -> bool:
+    """Whether the key can reach parameters or infos: its leaves of the state are followed through init and repeated steps.
+
+    A leaf that a step passes on unread, as the key itself, does not count.
+    """
+    num_leaves = len(jax.tree.leaves(state))
+    tainted = _flow(first, [True] + [False] * (len(first.jaxpr.invars) - 1))
+    while True:
+        through = _flow(step, tainted + [False] * (len(step.jaxpr.invars) - num_leaves))
+        grown = [a or b for a, b in zip(tainted, through)]
+        if any(through[num_leaves:]):
+            return True
+        if grown == tainted:
+            break
+        tainted = grown
+    return any(_flow(read, tainted + [False] * (len(read.jaxpr.invars) - num_leaves)))
+
+
+def _flow(closed: ClosedJaxpr, tainted_inputs: list[bool]) -> list[bool]:
+    """Which outputs of a program depend on the tainted inputs; calls are entered, other equations mix all they touch."""
+    jaxpr = closed.jaxpr
+    tainted = {var for var, is_tainted in zip(jaxpr.invars, tainted_inputs) if is_tainted}
+    for equation in jaxpr.eqns:
+        inputs = [not isinstance(var, Literal) and var in tainted for var in equation.invars]
+        if not any(inputs):
+            continue
+        inner = equation.params.get("jaxpr")
+        is_call = isinstance(inner, ClosedJaxpr) and equation.primitive.name in ("pjit", "jit")
+        outputs = _flow(inner, inputs) if is_call else [True] * len(equation.outvars)
+        tainted.update(var for var, is_tainted in zip(equation.outvars, outputs) if is_tainted)
+    return [not isinstance(var, Literal) and var in tainted for var in jaxpr.outvars]
+
+
+def unused_axes(outlines: list[Outline], axes: list[str]) -> list[str]:
+    """The axes that no program of a sweep read."""
+    return [name for name in axes if not any(name in outline.reads for outline in outlines)]
+
+
+def as_leaf(value) -> jax.Array:
+    """A number as a strong scalar: int32, or the default float type (float64 under x64)."""
+    is_whole = jnp.issubdtype(jnp.result_type(value), jnp.integer)
+    return jnp.asarray(value, jnp.int32 if is_whole else jnp.result_type(float))

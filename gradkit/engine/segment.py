@@ -1,0 +1,199 @@
+"""The compiled programs of a run: begin, advance by a segment of bare steps, evaluate, read, rest.
+
+Members lie in lanes: the leading axis of states, the second axis (after time) of infos and growths. One lane per device is
+the plain loop without ``vmap``; more are mapped; several devices share the lanes by ``shard_map`` and never communicate. All
+five functions are compiled once for a ``Program`` and the shapes they meet, and shared by every sweep that brings the same.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+
+from gradkit import trees
+from gradkit.contracts import Descent, Hyper
+
+
+class Program(NamedTuple):
+    """What the compiled code depends on besides shapes. Hashable, and equal for equal parts.
+
+    Attributes:
+        make: ``Hyper -> Descent``, called inside the traced program.
+        static: The hyper-parameters that are Python objects, as a ``Static``.
+        batch: ``(resident, ticket) -> batch`` of the source.
+        is_ordered: Whether each lane has its own tickets.
+        evaluate: ``(params, batch) -> {name: scalar}`` or ``None``.
+        width: Lanes per device.
+        mesh: The devices a chunk spans, or ``None`` for one.
+    """
+
+    make: Callable[[Hyper], Descent]
+    static: Static
+    batch: Callable[[Any, Any], Any]
+    is_ordered: bool
+    evaluate: Callable | None
+    width: int
+    mesh: Mesh | None
+
+
+class Static:
+    """Static hyper-parameters as a part of a program's key: equal if the values are equal, by identity if they have no hash."""
+
+    def __init__(self, values: dict[str, Any]):
+        self.values = dict(values)
+        self._key = tuple((name, type(value), _hashable(value)) for name, value in self.values.items())
+
+    def __eq__(self, other):
+        return isinstance(other, Static) and self._key == other._key
+
+    def __hash__(self):
+        return hash(self._key)
+
+
+def _hashable(value):
+    try:
+        hash(value)
+    except TypeError:
+        return id(value)
+    return value
+
+
+class Lanes(NamedTuple):
+    """What distinguishes members: traced hyper-parameters ``{name: [m]}`` and a typed random key each ``[m]``."""
+
+    hyper: dict[str, jax.Array]
+    key: jax.Array
+
+
+class Blocks(NamedTuple):
+    """What a segment hands out, time first: infos and growths, leaves of shape ``[t, m, ...]``."""
+
+    infos: Any
+    growths: Any
+
+
+def descent_of(program: Program, lane: Lanes, on_read=None):
+    """The descent of one lane, made inside the traced program."""
+    return program.make(Hyper({**lane.hyper, **program.static.values}, on_read))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def begin(program: Program, lanes: Lanes, data, validation):
+    """The first state of every lane, without weak types, which would compile the segment twice."""
+
+    def begin_lane(lane, data, validation):
+        state = descent_of(program, lane).init(lane.key, data, validation)
+        return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), state)
+
+    return _over_devices(program, _over_lanes(program, begin_lane, (0, None, None)), "lss", "l")(lanes, data, validation)
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=3)
+def advance(program: Program, resident, lanes: Lanes, state, blank: Blocks, tickets, first, last):
+    """Make the steps ``first`` to ``last - 1`` of a segment; both are traced.
+
+    Returns:
+        The state, the blocks with the rows of these steps filled in, and which leaves of the state are finite ``[m, leaves]``.
+    """
+
+    def step_lane(lane, state, resident, ticket):
+        return descent_of(program, lane).step(state, program.batch(resident, ticket))
+
+    def step_lane_shared(lane, state, batch):
+        return descent_of(program, lane).step(state, batch)
+
+    def step(lanes, state, resident, ticket):
+        if program.is_ordered:
+            return _over_lanes(program, step_lane, (0, 0, None, 0))(lanes, state, resident, ticket)
+        batch = program.batch(resident, ticket)
+        return _over_lanes(program, step_lane_shared, (0, 0, None))(lanes, state, batch)
+
+    def loop(resident, lanes, state, blank, tickets, first, last):
+        def body(index, carry):
+            state, blocks = carry
+            ticket = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False), tickets)
+            state, info, growth = step(lanes, state, resident, ticket)
+            write = lambda block, row: jax.lax.dynamic_update_index_in_dim(block, row, index, 0)  # noqa: E731
+            return state, jax.tree.map(write, blocks, Blocks(info, growth))
+
+        state, blocks = jax.lax.fori_loop(first, last, body, (state, blank))
+        return state, blocks, trees.finite_leaves(state, lane_axes=1)
+
+    spread = _over_devices(program, loop, "sllt" + ("t" if program.is_ordered else "s") + "ss", "ltl")
+    return spread(resident, lanes, state, blank, tickets, first, last)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def evaluate(program: Program, lanes: Lanes, state, growths, validation) -> dict[str, jax.Array]:
+    """The loss in evaluation mode and what ``evaluate`` reports, per lane ``{name: [m]}``."""
+
+    def evaluate_lane(lane, state, growths, validation):
+        descent = descent_of(program, lane)
+        params = descent.params(state, growths)
+        named = {} if program.evaluate is None else program.evaluate(params, validation)
+        return {"validation_loss": descent.loss(params, validation), **named}
+
+    mapped = _over_lanes(program, evaluate_lane, (0, 0, 1, None))
+    return _over_devices(program, mapped, "llts", "l")(lanes, state, growths, validation)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def read(program: Program, lanes: Lanes, state, growths):
+    """What the descents return: their parameters, lanes first."""
+
+    def read_lane(lane, state, growths):
+        return descent_of(program, lane).params(state, growths)
+
+    return _over_devices(program, _over_lanes(program, read_lane, (0, 0, 1)), "llt", "l")(lanes, state, growths)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def append(growths, block, made, start):
+    """Write a segment's growths at row ``start`` of the run's; zeros once a lane had made its last step (``made``: ``[m]``)."""
+
+    def write(all_rows, rows):
+        row = start + jnp.arange(len(rows))
+        counts = (row[:, None] < made[None, :]).reshape(rows.shape[:2] + (1,) * (rows.ndim - 2))
+        return all_rows.at[row].set(jnp.where(counts, rows, jnp.zeros_like(rows)), mode="drop")
+
+    return jax.tree.map(write, growths, block)
+
+
+select = jax.jit(trees.select_lanes)
+copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
+
+
+def _over_lanes(program: Program, fn: Callable, in_axes: tuple) -> Callable:
+    """Map a function of one lane over lanes: ``vmap``, or for a single lane the function itself."""
+    if program.width > 1:
+        return jax.vmap(fn, in_axes)
+
+    def alone(*args):
+        squeezed = [_squeeze(arg, axis) for arg, axis in zip(args, in_axes)]
+        return jax.tree.map(lambda leaf: jnp.expand_dims(leaf, 0), fn(*squeezed))
+
+    return alone
+
+
+def _squeeze(tree, axis):
+    return tree if axis is None else jax.tree.map(lambda leaf: jax.lax.index_in_dim(leaf, 0, axis, keepdims=False), tree)
+
+
+def _over_devices(program: Program, fn: Callable, ins: str, outs: str) -> Callable:
+    """Spread lanes over the devices: arguments and results are ``l``: lanes first, ``t``: time then lanes, ``s``: shared."""
+    if program.mesh is None:
+        return fn
+    spec = {"l": PartitionSpec("members"), "t": PartitionSpec(None, "members"), "s": PartitionSpec()}
+    out_specs = tuple(spec[kind] for kind in outs)
+    return jax.shard_map(
+        fn,
+        mesh=program.mesh,
+        in_specs=tuple(spec[kind] for kind in ins),
+        out_specs=out_specs if len(outs) > 1 else out_specs[0],
+        check_vma=False,
+    )

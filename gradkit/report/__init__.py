@@ -1,0 +1,1 @@
+"""Tables and figures from data frames. Knows nothing of how the numbers came about."""

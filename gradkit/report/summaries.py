@@ -1,0 +1,164 @@
+"""The answer a sweep gives: the best configuration, per axis the range that works, what diverged and what barely moved.
+
+All is measured by the share of the possible gain: 0 for a member that ends where it began, 1 for the best configuration.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+WORKS_FROM = 0.9  # share of the best gain from which a value counts as working
+BARELY_MOVED_UP_TO = 0.1  # share of the best gain, in either direction
+
+
+class AxisSummary(NamedTuple):
+    """What a numeric axis showed; each value stands for the best configuration that has it.
+
+    Attributes:
+        name: The axis.
+        best: The value of the best configuration.
+        low, high: The ends of the unbroken range around it in which the gain is at least ``WORKS_FROM`` and no member diverged.
+        diverged: Values at which any member diverged.
+        barely_moved: Values at which the gain stays within ``BARELY_MOVED_UP_TO`` of nothing and no member diverged.
+        worsened: Values at which the loss grew by more than that, though no member diverged.
+        edge: ``"lower"`` or ``"upper"`` if the best value ends the axis, else ``None``.
+    """
+
+    name: str
+    best: float
+    low: float
+    high: float
+    diverged: tuple[float, ...]
+    barely_moved: tuple[float, ...]
+    worsened: tuple[float, ...]
+    edge: str | None
+
+
+class Summary(NamedTuple):
+    """The answer of a sweep; ``print`` it.
+
+    Attributes:
+        num_members, num_configurations: What ran.
+        counts: Members by status.
+        seconds: Wall time.
+        best: The best configuration.
+        others: Its other metrics, ``{name: (mean, std)}``.
+        axes: One entry per numeric axis with more than one value.
+        share_diverged, share_barely_moved: Of the members.
+        notes: What else the reader must know.
+    """
+
+    num_members: int
+    num_configurations: int
+    counts: dict[str, int]
+    seconds: float
+    best: Any
+    others: dict[str, tuple[float, float]]
+    axes: tuple[AxisSummary, ...]
+    share_diverged: float
+    share_barely_moved: float
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{number} {status.lower()}" for status, number in self.counts.items())
+        names = ", ".join(f"{name}={_short(value)}" for name, value in self.best.hyper.items()) or "the only one"
+        lines = [
+            f"{self.num_members} members ({self.num_configurations} configurations) in {self.seconds:.1f} s: {counts}; "
+            f"{self.share_barely_moved:.0%} barely moved",
+            f"best: {names}: {self.best.metric} {_spread(self.best.mean, self.best.std, len(self.best.members))}",
+        ]
+        lines += [f"      {name} {_spread(*values, len(self.best.members))}" for name, values in self.others.items()]
+        for axis in self.axes:
+            lines += _axis_lines(axis)
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+
+def _axis_lines(axis: AxisSummary) -> list[str]:
+    lines = [f"{axis.name}: works from {_short(axis.low)} to {_short(axis.high)} (at least {WORKS_FROM:.0%} of the best gain)"]
+    if axis.diverged:
+        lines.append(f"    diverged at {_span(axis.diverged)}")
+    if axis.worsened:
+        lines.append(f"    ended worse than they began at {_span(axis.worsened)}")
+    if axis.barely_moved:
+        lines.append(f"    barely moved at {_span(axis.barely_moved)}")
+    if axis.edge:
+        lines.append(f"    the best value sits at the {axis.edge} edge of the range: extend it beyond {_short(axis.best)}")
+    return lines
+
+
+def summarize(table: pd.DataFrame, axes: list[str], best, *, goal: str, seconds: float, notes=()) -> Summary:
+    """Summarize a sweep's table.
+
+    Args:
+        table: A row per member, with the columns of ``Sweep.table``.
+        axes: Names of the hyper-parameters.
+        best: The best configuration, with ``hyper``, ``metric``, ``mean``, ``std`` and ``members``.
+        goal: Whether the metric is wanted small (``"min"``) or large (``"max"``).
+        seconds, notes: Handed through.
+    """
+    gains = _gains(table, best, goal)
+    keys = [name for name in axes if name != "seed"]
+    diverged = table.status.eq("DIVERGED")
+    metrics = [name.removeprefix("initial_") for name in table if name.startswith("initial_") and name != "initial_loss"]
+    rows = table.iloc[list(best.members)]
+    configurations = table.assign(gain=gains, diverged=diverged)
+    numeric = [name for name in keys if table[name].dtype.kind in "iuf" and table[name].nunique() > 1]
+    return Summary(
+        num_members=len(table),
+        num_configurations=len(table[keys].drop_duplicates()) if keys else 1,
+        counts={status: int(number) for status, number in table.status.value_counts().items()},
+        seconds=seconds,
+        best=best,
+        others={name: (rows[name].mean(), rows[name].std()) for name in metrics if name != best.metric},
+        axes=tuple(_axis(configurations, keys, name, best.hyper[name]) for name in numeric),
+        share_diverged=float(diverged.mean()),
+        share_barely_moved=float(((gains.abs() <= BARELY_MOVED_UP_TO) & ~diverged).mean()),
+        notes=tuple(notes),
+    )
+
+
+def _gains(table, best, goal):
+    """The improvement of each member over its own start, as a share of the best configuration's."""
+    sign = 1 if goal == "min" else -1
+    initial = "initial_loss" if best.metric == "final_loss" else f"initial_{best.metric}"
+    starts = table[initial if initial in table else best.metric]
+    gains = sign * (starts - table[best.metric])
+    possible = gains.iloc[list(best.members)].mean()
+    return gains / (possible if possible > 0 else float("nan"))
+
+
+def _axis(table, keys, name, best_value) -> AxisSummary:
+    per_configuration = table.groupby(keys, dropna=False).agg(gain=("gain", "mean"), diverged=("diverged", "any"))
+    per_value = per_configuration.reset_index().groupby(name).agg(gain=("gain", "max"), diverged=("diverged", "all"))
+    any_diverged = table.groupby(name).diverged.any()
+    values = list(per_value.index)
+    works = [gain >= WORKS_FROM and not bad for gain, bad in zip(per_value.gain, per_value.diverged)]
+    place = values.index(best_value)
+    low = high = place
+    while low > 0 and works[low - 1]:
+        low -= 1
+    while high < len(values) - 1 and works[high + 1]:
+        high += 1
+    still = per_value.gain.abs().le(BARELY_MOVED_UP_TO) & ~any_diverged
+    worse = per_value.gain.lt(-BARELY_MOVED_UP_TO) & ~any_diverged
+    edge = "lower" if place == 0 else "upper" if place == len(values) - 1 else None
+    picked = [tuple(mask.index[mask]) for mask in (any_diverged, still, worse)]
+    return AxisSummary(name, best_value, values[low], values[high], *picked, edge)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(getattr(value, "__name__", value))
+
+
+def _span(values: tuple) -> str:
+    """Values in words: all of them if they are few, else their ends."""
+    if len(values) <= 4:
+        return ", ".join(_short(value) for value in values)
+    return f"{len(values)} values from {_short(values[0])} to {_short(values[-1])}"
+
+
+def _spread(mean: float, std: float, count: int) -> str:
+    return f"{mean:.4g} ± {std:.2g} over {count} seeds" if count > 1 else f"{mean:.4g}"

@@ -1,0 +1,184 @@
+"""Many members' results: table, curves, best, summary, replay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from gradkit import checks
+from gradkit.contracts import Status
+from gradkit.report import plots, summaries
+from gradkit.results.fit import Fit, on_device
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Best(NamedTuple):
+    """The best configuration of a sweep, over its seeds.
+
+    Attributes:
+        hyper: Its hyper-parameters, without the axis averaged over.
+        metric: What was ranked.
+        mean, std: Of the metric over the members; the spread of a single member is NaN.
+        members: Its members that finished, best first.
+    """
+
+    hyper: dict[str, Any]
+    metric: str
+    mean: float
+    std: float
+    members: tuple[int, ...]
+
+    @property
+    def member(self) -> int:
+        """The best single member of the configuration."""
+        return self.members[0]
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Sweep:
+    """The results of all members of a sweep, in the order of its space.
+
+    Attributes:
+        hyper: The hyper-parameters of each member.
+        fits: The result of each member; parameters are views on the host.
+        seconds: Wall time, compilation included.
+        notes: What the reader must know: why a stream ended early.
+    """
+
+    hyper: tuple[dict[str, Any], ...]
+    fits: tuple[Fit, ...]
+    seconds: float
+    notes: tuple[str, ...] = ()
+    replay_fn: Callable[[int], Fit] = field(default=None, kw_only=True)
+
+    def __len__(self) -> int:
+        return len(self.fits)
+
+    def __iter__(self) -> Iterator[Fit]:
+        return iter(self.fits)
+
+    def __getitem__(self, member: int) -> Fit:
+        return self.fits[member]
+
+    @property
+    def metric(self) -> str:
+        """What ranks members unless told otherwise: the validation loss, or without validation data the last training loss."""
+        return "validation_loss" if "validation_loss" in self.fits[0].metrics else "final_loss"
+
+    def table(self) -> pd.DataFrame:
+        """A row per member: hyper-parameters, status, steps, first, last and lowest finite loss, metrics, first bad leaf."""
+        import pandas as pd
+
+        return pd.DataFrame([self._row(member) for member in range(len(self))])
+
+    def _row(self, member: int) -> dict[str, Any]:
+        fit = self.fits[member]
+        losses = fit.losses if len(fit.losses) else np.array([np.nan])
+        starts = {f"initial_{name}": values[0] for name, values in fit.evaluations.items() if name != "step"}
+        return {
+            "member": member,
+            **{name: _readable(value) for name, value in self.hyper[member].items()},
+            "status": fit.status.name,
+            "steps": fit.steps,
+            "initial_loss": losses[0],
+            "final_loss": losses[-1],
+            "best_loss": losses.min(),
+            **fit.metrics,
+            **starts,
+            "bad_leaf": fit.bad_leaf,
+        }
+
+    def curves(self) -> pd.DataFrame:
+        """A row per member and number of steps made: the loss there, what the step reported and, where taken, the evaluation."""
+        import pandas as pd
+
+        return pd.concat([self._curve(member) for member in range(len(self))], ignore_index=True)
+
+    def _curve(self, member: int) -> pd.DataFrame:
+        import pandas as pd
+
+        fit = self.fits[member]
+        steps = np.arange(len(fit.history["loss"]) + 1)
+        history = pd.DataFrame(fit.history, index=steps[:-1]).reindex(steps)
+        evaluations = pd.DataFrame(fit.evaluations).set_index("step").reindex(steps)
+        frame = history.join(evaluations).rename_axis("step").reset_index()
+        frame.insert(0, "member", member)
+        return frame
+
+    def best(self, metric: str | None = None, goal: str = "min", over: str | None = "seed") -> Best:
+        """The best configuration by the mean of a metric over an axis; a diverged member never wins.
+
+        A configuration counts only if all its members finished; where none did, those that finished count.
+
+        Args:
+            metric: A column of the table. Default: the validation loss, or without validation data the last training loss.
+            goal: ``"min"`` or ``"max"``.
+            over: The axis to average over; ignored if the sweep has no such axis.
+
+        Raises:
+            ValueError: If the metric or the goal is unknown, or no member finished.
+        """
+        metric = metric or self.metric
+        table = self.table()
+        checks.one_of("goal", goal, ["min", "max"])
+        checks.one_of("metric", metric, [name for name in table if table[name].dtype.kind == "f"])
+        keys = [name for name in self.hyper[0] if name != over]
+        sign = 1 if goal == "min" else -1
+        table = table.assign(score=sign * table[metric], is_sound=table.status.eq(Status.FINISHED.name) & table[metric].notna())
+        checks.require(bool(table.is_sound.any()), "sweep", "have a member that finished", checks.Described(self._counts()),
+                       "Lower the learning rates.")  # fmt: skip
+        groups = table.groupby(keys, sort=False, dropna=False) if keys else [((), table)]
+        ranked = []
+        for _, rows in groups:
+            sound = rows[rows.is_sound].sort_values("score", kind="stable")
+            if len(sound):
+                ranked.append(((len(rows) - len(sound) > 0, sound.score.mean()), tuple(int(i) for i in sound.member)))
+        _, members = min(ranked, key=lambda entry: entry[0])
+        values = table[metric].iloc[list(members)]
+        hyper = {name: self.hyper[members[0]][name] for name in keys}
+        return Best(hyper, metric, float(values.mean()), float(values.std()), members)
+
+    def params(self, member: int) -> Any:
+        """The parameters of a member, as jax arrays."""
+        return on_device(self.fits[member].params)
+
+    def replay(self, member: int) -> Fit:
+        """Run a member again in the chunk shape and lane it had: the same bits, and this time with its final state.
+
+        Raises:
+            ValueError: If the data were a plain iterable, which cannot be drawn again.
+        """
+        member = range(len(self))[member]
+        return self.replay_fn(member)
+
+    def summary(self, metric: str | None = None, goal: str = "min") -> summaries.Summary:
+        """The answer: the best configuration, per axis the range that works, what diverged and what barely moved."""
+        return summaries.summarize(
+            self.table(), [*self.hyper[0]], self.best(metric, goal), goal=goal, seconds=self.seconds, notes=self.notes
+        )
+
+    def plot(self, metric: str | None = None, axis: str | None = None):
+        """Draw the metric against an axis (band over seeds, diverged marked) and the curves; returns a matplotlib figure."""
+        return plots.draw_sweep(self.table(), self.curves(), [*self.hyper[0]], metric=metric or self.metric, axis=axis)
+
+    def _counts(self) -> str:
+        names = [fit.status.name for fit in self.fits]
+        return ", ".join(f"{names.count(name)} {name.lower()}" for name in dict.fromkeys(names))
+
+    def __repr__(self) -> str:
+        if any(fit.status == Status.FINISHED for fit in self.fits):
+            return str(self.summary())
+        first = min(range(len(self)), key=lambda member: self.fits[member].steps)
+        return (
+            f"Sweep of {len(self)} members in {self.seconds:.1f} s: {self._counts()}; none finished. First to fail: member "
+            f"{first}, {self.hyper[first]}: {self.fits[first]!r}"
+        )
+
+
+def _readable(value: Any) -> Any:
+    return value if isinstance(value, (int, float, str, bool, type(None))) else getattr(value, "__name__", repr(value))
