@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def path_name(path) -> str:
-    """The path of a leaf as a person writes it: ``params.layers[0].kernel``; ``""`` for a bare leaf."""
+def _path_name(path) -> str:
+    """The path of a leaf as a person writes it: ``.layers[0].kernel``; ``""`` for a bare leaf."""
     text = ""
     for entry in path:
         match entry:
@@ -24,16 +24,19 @@ def path_name(path) -> str:
                 text += f"[{index}]"
             case _:
                 text += f"[{getattr(entry, 'key', entry)}]"
-    return text.removeprefix(".")
+    return text
 
 
-def leaf_names(tree: Any) -> list[str]:
-    """The names of all leaves, in the order of ``jax.tree.leaves``.
+def leaf_names(tree: Any, root: str = "") -> list[str]:
+    """The names of all leaves, in the order of ``jax.tree.leaves``; behind the name of the tree, if that is given.
 
     >>> leaf_names({"w": 1.0, "layers": [2.0, 3.0]})
     ['layers[0]', 'layers[1]', 'w']
+    >>> leaf_names([1.0, 2.0], root="params")
+    ['params[0]', 'params[1]']
     """
-    return [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    return [(root + _path_name(path)) if root else _path_name(path).removeprefix(".") for path in paths]
 
 
 def is_key(leaf: Any) -> bool:

@@ -26,7 +26,7 @@ from problems import (
 import gradkit as gk
 
 SPACE = gk.grid(learning_rate=gk.geomspace(1e-3, 0.3, 3), seed=range(3))
-RUN = dict(steps=130, batch_size=16, progress=False)  # two segments, the second ragged
+RUN = {"steps": 130, "batch_size": 16, "progress": False}  # two segments, the second ragged
 
 
 def run(make=adam_net, space=SPACE, *, width, threads=2, **changes):

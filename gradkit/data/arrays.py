@@ -90,8 +90,7 @@ def as_numbers(place: str, leaf: Any) -> Any:
 
 def places(argument: str, tree: Any) -> list[tuple[str, Any]]:
     """Name each leaf as in ``data[0].x``."""
-    names = (name if name.startswith("[") or not name else f".{name}" for name in leaf_names(tree))
-    return [(argument + name, leaf) for name, leaf in zip(names, jax.tree.leaves(tree))]
+    return list(zip(leaf_names(tree, root=argument), jax.tree.leaves(tree)))
 
 
 def _canonical(place: str, array: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -122,16 +122,23 @@ def advance(run: Run, chunk: Chunk, tickets, start: int, stop: int, tally: Tally
         chunk.growths = segment.append(chunk.growths, blocks.growths, made.astype(np.int32), np.int32(start))
     if run.is_evaluated(stop) and stop < run.num_steps:
         _evaluate(run, chunk, stop)
-    _count(chunk, failures, infos.loss, start, tally)
+    _count(run, chunk, failures, infos.loss, start, tally)
 
 
 def _mark_diverged(run: Run, chunk: Chunk, leaves: dict[int, int | None], made: np.ndarray):
-    names = trees.leaf_names(run.outline.state)
+    names = trees.leaf_names(run.outline.state, root="state")
     for lane, leaf in leaves.items():
-        if made[lane] == 0 and not chunk.expected[lane].all():  # the first state was bad before any step
-            leaf = int(np.argmin(chunk.expected[lane]))
+        if made[lane] == 0:
+            leaf = next(_nan_leaves(chunk.state, lane), leaf)
         chunk.record.status[lane] = Status.DIVERGED
-        chunk.record.bad_leaf[lane] = "loss" if leaf is None else f"state.{names[leaf]}"
+        chunk.record.bad_leaf[lane] = "loss" if leaf is None else names[leaf]
+
+
+def _nan_leaves(state, lane: int) -> Iterator[int]:
+    """The leaves of a first state that hold a NaN; an infinity there may be meant (the lowest loss so far)."""
+    for index, leaf in enumerate(jax.tree.leaves(state)):
+        if trees.is_inexact(leaf) and jnp.isnan(leaf[lane]).any():
+            yield index
 
 
 def _without_rows_after(infos: Info, made: np.ndarray) -> Info:
@@ -144,14 +151,15 @@ def _without_rows_after(infos: Info, made: np.ndarray) -> Info:
     return jax.tree.map(blank, infos)
 
 
-def _count(chunk: Chunk, failures, losses, start, tally: Tally):
+def _count(run: Run, chunk: Chunk, failures, losses, start, tally: Tally):
     real = ~chunk.is_padding
-    finite = losses[:, real][np.isfinite(losses[:, real])]
     made = np.clip(chunk.record.steps - start, 0, None)[real]
+    losses = losses.mean(0) if run.validation is None else chunk.record.metrics["validation_loss"]
+    losses = losses[real & ~chunk.is_resting]
     tally.add(
         member_steps=int(made.sum()),
         diverged=sum(bool(real[lane]) for lane in failures),
-        best=float(finite.min()) if finite.size else np.inf,
+        best=float(np.min(losses[np.isfinite(losses)], initial=np.inf)),
     )
 
 
@@ -187,7 +195,8 @@ def finish(run: Run, chunk: Chunk, tally: Tally) -> Record:
         record.state = trees.to_host(chunk.state)
     record.infos = _joined(run, len(record.members), chunk.blocks)
     chunk.state = chunk.growths = None
-    tally.add(members=int((~chunk.is_padding).sum()))
+    real = ~chunk.is_padding
+    tally.add(members=int(real.sum()), skipped_member_steps=int((run.num_steps - record.steps[real]).sum()))
     return record
 
 

@@ -100,8 +100,8 @@ def _check_step(state, new_state, info):
     before, after = jax.tree.structure(state), jax.tree.structure(new_state)
     checks.require(before == after, "Descent.step", f"return a state of structure {before}", checks.Described(after),
                    remedy, error=TypeError)  # fmt: skip
-    for name, old, new in zip(trees.leaf_names(state), jax.tree.leaves(state), jax.tree.leaves(new_state)):
-        checks.require((old.shape, old.dtype) == (new.shape, new.dtype), f"Descent.step: state.{name}",
+    for name, old, new in zip(trees.leaf_names(state, root="state"), jax.tree.leaves(state), jax.tree.leaves(new_state)):
+        checks.require((old.shape, old.dtype) == (new.shape, new.dtype), f"Descent.step: {name}",
                        f"stay {_describe(old)}", checks.Described(_describe(new)), remedy, error=TypeError)  # fmt: skip
     scalars = {"loss": info.loss} | {f"metrics.{name}": leaf for name, leaf in info.metrics.items()}
     for name, leaf in scalars.items():

@@ -14,14 +14,15 @@ class Tally:
 
     def __init__(self, num_members: int, num_member_steps: int):
         self.num_members, self.num_member_steps = num_members, num_member_steps
-        self.done_members = self.done_member_steps = self.diverged = 0
+        self.done_members = self.done_member_steps = self.skipped_member_steps = self.diverged = 0
         self.best, self.started = math.inf, time.perf_counter()
         self._lock = threading.Lock()
 
-    def add(self, *, member_steps: int = 0, members: int = 0, diverged: int = 0, best: float = math.inf):
-        """Count what a segment did; ``best`` is the lowest loss seen in it."""
+    def add(self, *, member_steps=0, skipped_member_steps=0, members=0, diverged=0, best=math.inf):
+        """Count what a segment did, and what a member at rest will never do; ``best`` is the lowest loss it ended with."""
         with self._lock:
             self.done_member_steps += member_steps
+            self.skipped_member_steps += skipped_member_steps
             self.done_members += members
             self.diverged += diverged
             self.best = min(self.best, best)
@@ -58,7 +59,8 @@ def shown(tally: Tally, *, is_wanted: bool) -> Iterator[None]:
         def refresh():
             while not is_over.wait(0.2):
                 if tally.done_member_steps:
-                    progress.update(task, completed=tally.done_member_steps, description=tally.line())
+                    settled = tally.done_member_steps + tally.skipped_member_steps
+                    progress.update(task, completed=settled, description=tally.line())
                 progress.refresh()
 
         watcher = threading.Thread(target=refresh, daemon=True)

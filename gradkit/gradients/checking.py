@@ -17,7 +17,7 @@ import numpy as np
 from gradkit.checks import require
 from gradkit.contracts import Params
 from gradkit.gradients.lines import NO_SLOPE, Line, Slope, in_float64, measure, trace_line
-from gradkit.gradients.values import full_name, require_floating
+from gradkit.gradients.values import require_floating
 from gradkit.trees import leaf_names
 
 NUM_COORDINATES = 8  # per leaf, measured one by one: all of a small leaf
@@ -145,7 +145,7 @@ def check(loss_fn: Callable, params: Params, *args: Any, key: int | jax.Array = 
 
 def _real_leaves(params: Params) -> tuple[list[str], list[Any]]:
     require_floating(params)
-    names, leaves = [full_name("params", name) for name in leaf_names(params)], jax.tree.leaves(params)
+    names, leaves = leaf_names(params, root="params"), jax.tree.leaves(params)
     for name, leaf in zip(names, leaves):
         require(not jnp.iscomplexobj(leaf), name, "be real", jnp.result_type(leaf),
                 "Check the real and the imaginary part as two leaves.", error=TypeError)  # fmt: skip

@@ -84,9 +84,9 @@ def hvp(loss_fn: Callable) -> Callable:
 
 def require_floating(params: Params):
     """Refuse parameters with a leaf that has no gradient, by its name."""
-    for name, leaf in zip(leaf_names(params), jax.tree.leaves(params)):
+    for name, leaf in zip(leaf_names(params, root="params"), jax.tree.leaves(params)):
         is_floating = isinstance(leaf, float) or jnp.issubdtype(getattr(leaf, "dtype", int), jnp.inexact)
-        require(is_floating, full_name("params", name), "be floating, as only that has a gradient", _described(leaf),
+        require(is_floating, name, "be floating, as only that has a gradient", _described(leaf),
                 "Convert it to a floating dtype, or pass it in the batch.", error=TypeError)  # fmt: skip
 
 
@@ -94,7 +94,7 @@ def _refuse_undefined(loss_and_aux, params, args, error):
     """Name the leaf for which jax knows no gradient, if the loss itself is sound."""
     jax.eval_shape(loss_and_aux, params, *args)
     leaves, structure = jax.tree.flatten(params)
-    for place, name in enumerate(leaf_names(params)):
+    for place, name in enumerate(leaf_names(params, root="params")):
 
         def of_leaf(leaf, place=place):
             return loss_and_aux(jax.tree.unflatten(structure, [*leaves[:place], leaf, *leaves[place + 1 :]]), *args)[0]
@@ -104,12 +104,7 @@ def _refuse_undefined(loss_and_aux, params, args, error):
         except (ValueError, NotImplementedError):
             words = Described(str(error).splitlines()[0])
             remedy = "Use jax.lax.scan or a loop of fixed length, jax.custom_vjp, or jax.lax.stop_gradient."
-            refuse(full_name("params", name), "have a gradient", words, remedy, error=TypeError)
-
-
-def full_name(argument: str, name: str) -> str:
-    """The name of a leaf behind that of its argument: ``params.w``, ``params[0]``, ``params``."""
-    return f"{argument}.{name}" if name and not name.startswith("[") else argument + name
+            refuse(name, "have a gradient", words, remedy, error=TypeError)
 
 
 def _require_scalar(loss):
@@ -132,8 +127,8 @@ def _require_alike(vector, params):
     got, wanted = jax.tree.structure(vector), jax.tree.structure(params)
     require(got == wanted, "vector", f"have the structure of the parameters, {wanted}", got,
             "Build it with jax.tree.map over the parameters.")  # fmt: skip
-    for name, leaf, like in zip(leaf_names(vector), jax.tree.leaves(vector), jax.tree.leaves(params)):
-        require(_described(leaf) == _described(like), full_name("vector", name),
+    for name, leaf, like in zip(leaf_names(vector, root="vector"), jax.tree.leaves(vector), jax.tree.leaves(params)):
+        require(_described(leaf) == _described(like), name,
                 f"be {_described(like)}, as the parameter is", _described(leaf),
                 "Build it with jax.tree.map over the parameters.")  # fmt: skip
 
