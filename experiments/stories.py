@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import pathlib
 import sys
 from typing import NamedTuple
@@ -32,8 +33,10 @@ def tell(question: str, claims: list[Claim]) -> bool:
 
 
 def settings(kind: type, arguments: list[str] | None = None):
-    """The command line as an instance of a frozen dataclass; its docstring and comments are the help page."""
-    return tyro.cli(kind, args=arguments)
+    """The command line as an instance of a frozen dataclass, whose docstrings are the help page."""
+    module = sys.modules[kind.__module__]
+    name = module.__spec__.name if module.__spec__ else module.__name__
+    return tyro.cli(kind, args=arguments, prog=f"python -m {name}", description=inspect.getdoc(kind))
 
 
 def make_output(path: str) -> pathlib.Path:

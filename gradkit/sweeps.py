@@ -21,6 +21,7 @@ from gradkit.results.fit import from_lane, on_device
 from gradkit.spaces import Space
 
 ENGINE_AXES = ("steps", "batch_size", "seed")  # read by the engine, whether or not make reads them too
+TAKEN_NAMES = {"member", "step", "status", "steps_made", "loss", "initial_loss", "final_loss", "best_loss", "bad_leaf", "score"}
 
 
 def sweep(
@@ -121,6 +122,9 @@ def _check_arguments(make, space, steps, batch_size, order):
                    error=TypeError)  # fmt: skip
     checks.require(isinstance(space, Space), "space", "be a Space", space,
                    "Make one with gk.grid(...), gk.zipped(...) or gk.sample(...).", error=TypeError)  # fmt: skip
+    taken = sorted(TAKEN_NAMES.intersection(space.axes))
+    checks.require(not taken, "space", "have axes that are no columns of the results", checks.Described(", ".join(taken)),
+                   "Give the axis another name.")  # fmt: skip
     checks.one_of("order", order, ["shared", "per_seed"])
     if "steps" in space.axes:
         checks.require(steps is None, "steps", "be an argument or an axis, not both", steps, "Leave out one of them.")

@@ -62,6 +62,9 @@ CASES = {
         "`seed` must change something"),
     "an order per seed without seeds": (
         lambda: sweep(order="per_seed", batch_size=8), ValueError, "`order` must be 'shared' without a seed axis"),
+    "an axis with the name of a result": (
+        lambda: sweep(space=gk.grid(learning_rate=[0.1], status=[1, 2])), ValueError,
+        "`space` must have axes that are no columns of the results, got status"),
     "steps twice": (
         lambda: sweep(space=gk.grid(learning_rate=[0.1], steps=[5, 10])), ValueError,
         "`steps` must be an argument or an axis, not both, got 5"),

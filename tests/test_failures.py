@@ -84,6 +84,35 @@ def test_a_fit_that_fails_returns_its_last_finite_state():
     assert "DIVERGED" in repr(fit)
 
 
+def test_a_loss_with_a_state_and_keys_fails_like_any_other():
+    """Random keys are part of the state that is brought to rest."""
+
+    def loss(params, seen, batch, key):
+        noise = jax.random.normal(key, params.shape)
+        return jnp.sum((params - noise) ** 2), (seen + 1, {})
+
+    make = lambda h: gk.descent(loss, jnp.ones(3), optax.sgd(h.learning_rate), state=jnp.zeros(()))  # noqa: E731
+    space = gk.grid(learning_rate=[0.1, 100.0], seed=range(2))
+    sweep = gk.sweep(make, jnp.zeros(1), space, steps=110, plan=gk.Plan(width=4), progress=False)
+    assert [fit.status.name for fit in sweep] == ["FINISHED"] * 2 + ["DIVERGED"] * 2
+    assert [float(fit.params.state) for fit in sweep] == [110, 110, sweep[2].steps, sweep[3].steps]
+    assert not same_bits(sweep.params(0), sweep.params(1))
+    replayed = sweep.replay(3)
+    assert same_bits(replayed.params, sweep.params(3))
+    assert jax.dtypes.issubdtype(replayed.state.key.dtype, jax.dtypes.prng_key)
+
+
+def test_half_precision_keeps_its_dtype_and_fails_like_any_other():
+    half = lambda key: jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), init_net(key))  # noqa: E731
+    data = tuple(jnp.asarray(leaf, jnp.bfloat16) for leaf in DATA)
+    make = lambda h: gk.descent(net_loss, half, optax.sgd(h.learning_rate))  # noqa: E731
+    sweep = gk.sweep(make, data, gk.grid(learning_rate=[0.01, 1e30]), steps=20, plan=gk.Plan(width=2), progress=False)
+    assert [fit.status.name for fit in sweep] == ["FINISHED", "DIVERGED"]
+    assert {leaf.dtype for leaf in jax.tree.leaves(sweep.params(0))} == {jnp.dtype(jnp.bfloat16)}
+    assert np.isnan(sweep[1].history["loss"][-1].astype(float))
+    assert sweep.table().final_loss.notna().all()
+
+
 def test_find_names_the_first_bad_loss_or_the_end():
     losses = np.array([[1.0, 1.0, np.nan, 1.0], [1.0, np.inf, 1.0, 1.0]])
     finite = np.array([[True], [True], [True], [False]])

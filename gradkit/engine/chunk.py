@@ -146,7 +146,7 @@ def _without_rows_after(infos: Info, made: np.ndarray) -> Info:
 
     def blank(leaf):
         beyond = np.arange(len(leaf))[:, None] > made[None, :]
-        return np.where(beyond, np.nan, leaf) if leaf.dtype.kind == "f" else leaf
+        return np.where(beyond, np.asarray(np.nan, leaf.dtype), leaf) if trees.is_inexact(leaf) else leaf
 
     return jax.tree.map(blank, infos)
 
@@ -204,7 +204,7 @@ def _joined(run: Run, num_lanes: int, blocks: Sequence[Info]) -> Info:
     """The histories of all segments, NaN for steps never made."""
 
     def join(shape, *leaves):
-        filler = np.nan if np.issubdtype(shape.dtype, np.inexact) else 0
+        filler = np.nan if trees.is_inexact(shape) else 0
         history = np.full((run.num_steps, num_lanes), filler, shape.dtype)
         rows = np.concatenate(leaves) if leaves else history[:0]
         history[: len(rows)] = rows

@@ -71,7 +71,7 @@ class Sweep:
         return "validation_loss" if "validation_loss" in self.fits[0].metrics else "final_loss"
 
     def table(self) -> pd.DataFrame:
-        """A row per member: hyper-parameters, status, steps, first, last and lowest finite loss, metrics, first bad leaf."""
+        """A row per member: hyper-parameters, status, steps made, first, last and lowest finite loss, metrics, first bad leaf."""
         import pandas as pd
 
         return pd.DataFrame([self._row(member) for member in range(len(self))])
@@ -84,7 +84,7 @@ class Sweep:
             "member": member,
             **{name: _readable(value) for name, value in self.hyper[member].items()},
             "status": fit.status.name,
-            "steps": fit.steps,
+            "steps_made": fit.steps,
             "initial_loss": losses[0],
             "final_loss": losses[-1],
             "best_loss": losses.min(),
