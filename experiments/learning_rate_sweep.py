@@ -93,7 +93,7 @@ def run(settings: Settings, parts: datasets.Parts) -> tuple[gk.Sweep, gk.models.
     accuracy = lambda params, batch: {"accuracy": gk.losses.accuracy(model.apply(params, batch[0]), batch[1])}  # noqa: E731
     sweep = gk.sweep(
         make, parts.train, space, steps=settings.steps, batch_size=settings.batch_size, validation=parts.validation,
-        evaluate=accuracy, evaluate_every=max(settings.steps // 10, 1),
+        evaluate=accuracy, evaluate_every=max(settings.steps // 5, 1),
     )  # fmt: skip
     return sweep, model
 

@@ -166,6 +166,7 @@ def test_the_dtype_of_the_score_is_kept_and_never_weak(dtype, target_dtype):
 def test_half_precision_is_computed_in_float32():
     scores = jnp.full(4096, 0.1, jnp.bfloat16)
     assert losses.absolute(scores, jnp.zeros(4096, jnp.bfloat16)) == scores[0]
+    assert losses.squared(jnp.array([300, 0, 0, 0], jnp.float16), jnp.zeros(4, jnp.float16)) == 22500  # 300**2 overflows
     logits = jnp.zeros(4096, jnp.bfloat16)
     assert losses.softmax(logits, 5) == jnp.log(4096.0).astype(jnp.bfloat16)
 

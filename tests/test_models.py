@@ -13,7 +13,7 @@ from flax import nnx
 
 from gradkit import losses, models, trees
 from gradkit.descents import Stateful
-from gradkit.models import layers
+from gradkit.models import convolutions, layers
 
 KEY = jax.random.key(0)
 
@@ -280,6 +280,13 @@ def test_cnn_is_convolutions_relu_pooling_and_a_linear_layer(image_shape):
 
 
 # Flax modules
+
+
+def test_a_set_larger_than_a_block_is_scored_like_its_parts():
+    model, size = models.cnn((4, 4), 3, channels=(4,)), convolutions.BLOCK + 7
+    params, images = model.init(KEY), jax.random.normal(KEY, (size, 4, 4))
+    parts = [model.apply(params, images[:100]), model.apply(params, images[100:])]
+    chex.assert_trees_all_close(model.apply(params, images), jnp.concatenate(parts), rtol=1e-5, atol=1e-6)
 
 
 def test_a_factory_starts_each_seed_elsewhere_and_an_instance_does_not():

@@ -193,14 +193,12 @@ def _judge(leaf: _Leaf, generator: np.random.Generator) -> LeafCheck:
 
     probes = _probes(leaf.size, generator)
     slopes = [leaf.slope(*probe) for probe in probes]
-    if any(slope.excess > 0 for slope in slopes):
-        slope, entry = _locate(leaf, probes, slopes, lambda slope: slope.excess)
-        if slope.excess > 0:  # else the error along a rugged direction was underestimated: no entry confirms it
-            return leaf.report(Verdict.WRONG, slope, entry)
+    if found := _locate(leaf, probes, slopes, lambda slope: slope.excess):
+        return leaf.report(Verdict.WRONG, *found)
     if not all(slope.is_clear for slope in slopes):
         return leaf.report(Verdict.UNCLEAR, max(slopes, key=lambda slope: slope.error))
-    if any(slope.kink > 0 for slope in slopes):
-        return leaf.report(Verdict.KINK, *_locate(leaf, probes, slopes, lambda slope: slope.kink))
+    if found := _locate(leaf, probes, slopes, lambda slope: slope.kink):
+        return leaf.report(Verdict.KINK, *found)
     return _compare_modes(leaf, probes[0], slopes[0])
 
 
@@ -214,14 +212,21 @@ def _probes(size: int, generator: np.random.Generator) -> list[tuple[np.ndarray,
     return [(row, 0, size) for row in weights] + [(np.ones(size), int(entry), int(entry) + 1) for entry in entries]
 
 
-def _locate(leaf: _Leaf, probes, slopes: list[Slope], badness: Callable[[Slope], float]) -> tuple[Slope, int]:
-    """Halve the stretch of the worst probe, keeping the worse half, down to one entry; the slope along it, and its number."""
-    (weights, first, stop), _ = max(zip(probes, slopes), key=lambda probed: badness(probed[1]))
+def _locate(leaf: _Leaf, probes, slopes: list[Slope], badness: Callable[[Slope], float]) -> tuple[Slope, int] | None:
+    """The worst entry of the worst probe and the slope along it, or ``None`` if nothing is bad.
+
+    Halves the stretch and keeps the worse half. An entry that is not bad by itself acquits the leaf: along a rugged direction the
+    error of a slope can be underestimated.
+    """
+    (weights, first, stop), worst = max(zip(probes, slopes), key=lambda probed: badness(probed[1]))
+    if badness(worst) <= 0:
+        return None
     while stop - first > 1:
         middle = (first + stop) // 2
         is_left = badness(leaf.slope(weights, first, middle)) >= badness(leaf.slope(weights, middle, stop))
         first, stop = (first, middle) if is_left else (middle, stop)
-    return leaf.slope(np.ones(leaf.size), first, stop), first
+    slope = leaf.slope(np.ones(leaf.size), first, stop)
+    return (slope, first) if badness(slope) > 0 else None
 
 
 def _compare_modes(leaf: _Leaf, probe, slope: Slope) -> LeafCheck:

@@ -18,6 +18,8 @@ from gradkit import checks
 from gradkit.models import layers
 from gradkit.models.base import Inputs, Model, Scores, check_sizes, shape_examples
 
+BLOCK = 256  # examples at a time: the shifted copies of a whole validation set would not fit memory
+
 
 def convolve(
     images: Num[jax.Array | np.ndarray, "n h w c"], kernel: Float[jax.Array | np.ndarray, "a b c k"]
@@ -70,6 +72,11 @@ def cnn(image_shape: Sequence[int], num_outputs: int | None = None, channels: Se
 
     def apply(params: Any, inputs: Inputs) -> Scores:
         images = shape_examples(inputs, (height, width, depth))
+        if len(images) <= BLOCK:
+            return score(params, images)
+        return jax.lax.map(lambda image: score(params, image[None])[0], images, batch_size=BLOCK)
+
+    def score(params, images):
         for layer in params["hidden"]:
             images = _max_pool(jax.nn.relu(layers.add_bias(convolve(images, layer["kernel"]), layer["bias"])))
         return layers.output(params["output"], images.reshape(len(images), -1), num_outputs)
