@@ -13,8 +13,8 @@ import numpy as np
 import gradkit as gk
 from experiments import stories
 from gradkit import checks
-from gradkit.gradients.lines import in_float64
 from gradkit.report.plots import BLUE, GRAY, RED
+from gradkit.settings import enable_x64
 
 FEATURES = {"s1": "total cholesterol", "s2": "LDL cholesterol"}  # correlation 0.9: a narrow valley
 LENGTHS = np.array([1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.2, 0.5, 1.0, 2.0])
@@ -98,7 +98,7 @@ def loss_and_derivatives(theta, batch):
 
 def look(batch, theta) -> Point:
     """The surface at a place, in float64."""
-    with in_float64():
+    with enable_x64(True):
         loss, gradient, hessian = loss_and_derivatives(jnp.asarray(theta, jnp.float64), batch)
         return Point(np.asarray(theta), float(loss), np.asarray(gradient), np.asarray(hessian))
 
@@ -113,7 +113,7 @@ def find_minimum(batch) -> Point:
 
 def measure_descents(batch, start: Point, angles: np.ndarray) -> np.ndarray:
     """How much the loss falls per unit of length, for each length of step and angle to -gradient: (lengths, angles)."""
-    with in_float64():
+    with enable_x64(True):
         directions = jnp.asarray(np.stack([np.cos(angles), np.sin(angles)], axis=1) @ start.frame)
         loss_at = lambda length, direction: objective(start.theta + length * direction, batch)  # noqa: E731
         losses = jax.jit(jax.vmap(jax.vmap(loss_at, (None, 0)), (0, None)))(jnp.asarray(LENGTHS), directions)

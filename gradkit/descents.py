@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gradkit import checks, gradients
+from gradkit import checks, gradients, keys
 from gradkit.contracts import Descent, Info
 
 
@@ -44,7 +44,7 @@ class Stateful(NamedTuple):
 def descent(
     loss_fn: Callable,
     params: Any,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation | optax.MultiSteps,
     *,
     state: Any = None,
     validation_loss: Callable | None = None,
@@ -85,6 +85,8 @@ def descent(
     checks.require(hasattr(optimizer, "init") and hasattr(optimizer, "update"), "optimizer",
                    "be an optax gradient transformation", optimizer,
                    "Pass for example optax.adam(1e-3) or gk.optimizers.adam(1e-3).", error=TypeError)  # fmt: skip
+    if isinstance(optimizer, optax.MultiSteps):
+        optimizer = optax.GradientTransformationExtraArgs(optimizer.init, optimizer.update)
     optimizer = optax.with_extra_args_support(optimizer)
     if state is None:
         return _plain(loss_fn, params, optimizer, validation_loss)
@@ -113,7 +115,8 @@ def _plain(loss_fn, params, optimizer, validation_loss) -> Descent:
 def _stateful(loss_fn, params, optimizer, loss_state, validation_loss) -> Descent:
     def init(key, data, validation):
         start = _begin(params, key)
-        return StatefulDescentState(start, optimizer.init(start), _begin(loss_state, key), key, jnp.zeros((), jnp.int32))
+        step_key = keys.branch(key, keys.STEP)
+        return StatefulDescentState(start, optimizer.init(start), _begin(loss_state, key), step_key, jnp.zeros((), jnp.int32))
 
     def step(state, batch):
         key = jax.random.fold_in(state.key, state.step)

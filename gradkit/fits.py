@@ -71,7 +71,7 @@ def fit(
     validation = groups.check_evaluation(validation, evaluate, evaluate_every)
     group = groups.prepare(
         groups.Fixed(descent), {}, [{}], feed, key=key, validation=validation, num_steps=steps, evaluate=evaluate,
-        evaluate_every=evaluate_every, plan=Plan(width=1, threads=1), keeps_state=True,
+        evaluate_every=evaluate_every, plan=Plan(width=1, threads=1, spans=False), keeps_state=True,
     )  # fmt: skip
     tally = Tally(1, steps)
     with listening() as is_interrupted, shown(tally, is_wanted=progress):

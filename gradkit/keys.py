@@ -10,6 +10,23 @@ import numpy as np
 from gradkit.checks import require, whole_number
 from gradkit.trees import is_key
 
+MEMBER, STEP, DRAW = 0x6D656D62, 0x73746570, 0x64726177
+
+
+def branch(key: jax.Array, purpose: int) -> jax.Array:
+    """A key for one purpose: without it, the key of member 3, of step 3 and of draw 3 would be one and the same.
+
+    Args:
+        key: A typed key.
+        purpose: ``MEMBER`` for what differs between seeds, ``STEP`` for a loss with a key, ``DRAW`` for batches made from keys.
+    """
+    return jax.random.fold_in(key, purpose)
+
+
+def member_key(key: jax.Array, seed: Any) -> jax.Array:
+    """The key of the members with a seed."""
+    return jax.random.fold_in(branch(key, MEMBER), seed)
+
 
 def as_key(key: Any) -> jax.Array:
     """Return a typed jax key from an int, a typed key or the raw words of one.

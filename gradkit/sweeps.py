@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import jax
+
 from gradkit import checks
 from gradkit.contracts import Descent, Hyper
 from gradkit.data import source
@@ -21,7 +23,6 @@ from gradkit.results.fit import from_lane, on_device
 from gradkit.spaces import Space
 
 ENGINE_AXES = ("steps", "batch_size", "seed")  # read by the engine, whether or not make reads them too
-TAKEN_NAMES = {"member", "step", "status", "steps_made", "loss", "initial_loss", "final_loss", "best_loss", "bad_leaf", "score"}
 
 
 def sweep(
@@ -41,14 +42,15 @@ def sweep(
 ) -> Sweep:
     """Run a descent for every member of a space, many at once in one compiled program.
 
-    Numeric axes are traced: a second sweep with other values, equal shapes and the same ``make`` compiles nothing. ``static``
-    axes, strings, callables, ``batch_size`` and ``steps`` split the sweep into groups, one program each.
+    Numeric axes are traced: a second sweep with other values, equal shapes and the same ``make`` compiles nothing. Programs are
+    kept by ``make`` itself: if you change a function that it calls, define ``make`` anew as well. ``static`` axes, strings,
+    callables, ``batch_size`` and ``steps`` split the sweep into groups, one program each.
 
     Args:
         make: ``Hyper -> Descent``; called while tracing. The hyper-parameters are attributes: ``h.learning_rate``.
         data, batch_size, validation, evaluate, evaluate_every, progress: As in :func:`gradkit.fit`; shared by all members.
         space: The members, for example ``gk.grid(learning_rate=gk.geomspace(1e-4, 1, 9), seed=range(4))``. A ``seed`` axis
-            gives each seed its own key for the initialization: ``fold_in(key, seed)``.
+            gives each seed its own key: ``gk.keys.member_key(key, seed)``.
         steps: Updates to make, unless ``steps`` is an axis.
         key: An int or a jax key; seeds initialization and order.
         order: ``"shared"``: all members see the same batches; ``"per_seed"``: each seed has its own order.
@@ -78,6 +80,7 @@ def sweep(
     for static, positions in _groups(space, data):
         num_steps, size = static.get("steps", steps), static.get("batch_size", batch_size)
         feed = source(data, batch_size=size, key=key, per_seed=order == "per_seed")
+        data = feed.resident if jax.tree.leaves(feed.resident) else data  # on the device once, for all programs
         members = [_traced(space, position) for position in positions]
         group = groups.prepare(
             make, static, members, feed, key=key, validation=validation, num_steps=num_steps, evaluate=evaluate,
@@ -120,11 +123,10 @@ def _check_arguments(make, space, steps, batch_size, order):
     checks.require(callable(make), "make", "be a function Hyper -> Descent", make,
                    "Write make = lambda h: gk.descent(loss_fn, params, optax.adam(h.learning_rate)).",
                    error=TypeError)  # fmt: skip
+    checks.require(getattr(make, "__hash__", None) is not None, "make", "be hashable, as its programs are kept by it", make,
+                   "Use a function, or a frozen dataclass.", error=TypeError)  # fmt: skip
     checks.require(isinstance(space, Space), "space", "be a Space", space,
                    "Make one with gk.grid(...), gk.zipped(...) or gk.sample(...).", error=TypeError)  # fmt: skip
-    taken = sorted(TAKEN_NAMES.intersection(space.axes))
-    checks.require(not taken, "space", "have axes that are no columns of the results", checks.Described(", ".join(taken)),
-                   "Give the axis another name.")  # fmt: skip
     checks.one_of("order", order, ["shared", "per_seed"])
     if "steps" in space.axes:
         checks.require(steps is None, "steps", "be an argument or an axis, not both", steps, "Leave out one of them.")

@@ -1,5 +1,7 @@
 """Whatever is wrong is said before a run, by argument, rule, value and remedy; no program of the run is compiled."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,6 +49,16 @@ def with_bad(array, value=np.nan):
     return bad
 
 
+@dataclasses.dataclass
+class Unhashable:
+    """A callable without a hash, as a plain dataclass is."""
+
+    rate: float = 0.1
+
+    def __call__(self, h):
+        return gk.descent(net_loss, init_net, optax.sgd(self.rate * h.learning_rate))
+
+
 CASES = {
     "an unknown hyper-parameter": (
         lambda: sweep(lambda h: gk.descent(net_loss, init_net, optax.sgd(h.lr))), AttributeError,
@@ -64,7 +76,29 @@ CASES = {
         lambda: sweep(order="per_seed", batch_size=8), ValueError, "`order` must be 'shared' without a seed axis"),
     "an axis with the name of a result": (
         lambda: sweep(space=gk.grid(learning_rate=[0.1], status=[1, 2])), ValueError,
-        "`space` must have axes that are no columns of the results, got status"),
+        "`space` must bring only names that the results do not use themselves, got status. Rename it."),
+    "a metric with the name of an axis": (
+        lambda: sweep(validation=(X, Y), evaluate=lambda p, b: {"learning_rate": jnp.mean(b[1])}), ValueError,
+        "`evaluate` must bring only names that the results do not use themselves, got learning_rate"),
+    "a metric with the name of the validation loss": (
+        lambda: sweep(validation=(X, Y), evaluate=lambda p, b: {"validation_loss": jnp.mean(b[1])}), ValueError,
+        "`evaluate` must bring only names that the results do not use themselves, got validation_loss"),
+    "a metric of the loss that is called loss": (
+        lambda: fit(lambda p, b: (net_loss(p, b), {"loss": 1.0})), ValueError,
+        "`loss_fn` must bring only names that the results do not use themselves, got loss"),
+    "metrics that are no dict": (
+        lambda: fit(validation=(X, Y), evaluate=lambda p, b: jnp.mean(b[1])), TypeError, "`evaluate` must return a dict"),
+    "a width that is swept as a number": (
+        lambda: sweep(lambda h: gk.descent(net_loss, lambda key: init_net(key, width=h.width), optax.sgd(0.1)),
+                      space=gk.grid(width=[7, 8])), TypeError, r"must be traceable.*gk.static"),
+    "a depth that is swept as a number": (
+        lambda: sweep(lambda h: [None for _ in range(h.depth)], space=gk.grid(depth=[7, 8])), TypeError,
+        r"must be traceable.*gk.static"),
+    "complex parameters": (
+        lambda: fit(lambda p, b: jnp.sum(jnp.abs(p) ** 2), jnp.zeros(2, jnp.complex64)), TypeError,
+        "`params` must be floating.*two real ones"),
+    "a make that cannot be told from others": (
+        lambda: sweep(Unhashable()), TypeError, "`make` must be hashable"),
     "steps twice": (
         lambda: sweep(space=gk.grid(learning_rate=[0.1], steps=[5, 10])), ValueError,
         "`steps` must be an argument or an axis, not both, got 5"),
@@ -134,8 +168,7 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_bad_input_is_refused_before_anything_compiles(name, monkeypatch):
-    for program in ("begin", "advance", "evaluate", "read"):
-        monkeypatch.setattr(segment, program, lambda *args: pytest.fail("a program of the run was started"))
+    monkeypatch.setattr(segment, "compiled", lambda program: pytest.fail("a program of the run was started"))
     call, error, message = CASES[name]
     with pytest.raises(error, match=f"(?s){message}"):
         call()

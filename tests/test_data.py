@@ -27,7 +27,7 @@ from gradkit.data import (
     stream,
 )
 from gradkit.data.orders import shuffled_epochs
-from gradkit.keys import as_key, key_words
+from gradkit.keys import DRAW, as_key, branch, key_words
 from gradkit.trees import take_lane
 
 SIZES = [(1, 1), (7, 1), (7, 3), (12, 4), (5, 5), (100, 64)]  # n, batch_size
@@ -172,7 +172,7 @@ def draw_normal(key):
 def test_a_draw_at_a_step_uses_the_key_folded_with_the_step(key):
     draws = source(drawn(draw_normal), key=key)
     for step, batch in enumerate(batches(draws, 5, 3), start=5):
-        assert_same(batch, draw_normal(jax.random.fold_in(as_key(key), step)))
+        assert_same(batch, draw_normal(jax.random.fold_in(branch(as_key(key), DRAW), step)))
     assert isinstance(draws.tickets(None, 0, 2), np.ndarray) and len(draws.tickets(None, 0, 0)) == 0
     assert draws.resident == () and draws.is_replayable and not draws.is_lockstep and not draws.is_ordered
     assert_same(draws.start, batches(draws, 0, 1)[0])
@@ -180,7 +180,7 @@ def test_a_draw_at_a_step_uses_the_key_folded_with_the_step(key):
 
 def test_draws_per_seed_fold_the_seed_first():
     draws = source(drawn(draw_normal), key=3, per_seed=True)
-    folded = jax.random.fold_in(jax.random.fold_in(jax.random.key(3), 8), 2)
+    folded = jax.random.fold_in(jax.random.fold_in(branch(jax.random.key(3), DRAW), 8), 2)
     assert draws.is_ordered
     assert_same(batches(draws, 2, 1, seed=8)[0], draw_normal(folded))
 

@@ -80,7 +80,7 @@ def test_at_width_one_every_member_equals_the_fit_of_that_member_to_the_bit(by_w
     for member in (0, 4, 8):
         hyper, swept = SPACE[member], by_width[1][member]
         lone = gk.descent(net_loss, init_net, optax.adam(hyper["learning_rate"]))
-        seed_key = jax.random.fold_in(jax.random.key(0), hyper["seed"])
+        seed_key = gk.keys.member_key(jax.random.key(0), hyper["seed"])
         seeded = lone._replace(init=lambda key, *rest, lone=lone, seed_key=seed_key: lone.init(seed_key, *rest))
         fit = gk.fit(seeded, regression_data(), **RUN)
         assert same_bits(fit.params, by_width[1].params(member))

@@ -120,7 +120,13 @@ def test_the_summary_names_range_divergence_and_standstill(swept):
     assert (axis.best, axis.diverged, axis.barely_moved, axis.edge) == (0.03, (1e30,), (1e-6,), None)
     assert summary.share_diverged == 0.25
     text = repr(swept)
-    for words in ("8 members (4 configurations)", "6 finished, 2 diverged", "best: learning_rate=0.03", "diverged at 1e+30"):
+    for words in (
+        "8 members (4 configurations)",
+        "6 finished, 2 diverged",
+        "best: learning_rate=0.03",
+        "diverged at 1e+30",
+        "inside the range",
+    ):
         assert words in text
 
 

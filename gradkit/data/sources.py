@@ -19,7 +19,7 @@ from gradkit.contracts import Batch, Source
 from gradkit.data.arrays import check_arrays, check_finite, num_examples
 from gradkit.data.orders import shuffled_epochs
 from gradkit.data.streams import Reader
-from gradkit.keys import as_key
+from gradkit.keys import DRAW, as_key, branch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +169,7 @@ class TakeDraw:
 
 
 def _from_draws(draw: Callable, *, key: Any, per_seed: bool) -> Source:
-    root = as_key(key)
+    root = branch(as_key(key), DRAW)
     batch = TakeDraw(draw, jax.random.key_impl(root))
 
     def tickets(seed, start, count):

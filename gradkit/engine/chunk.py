@@ -27,7 +27,7 @@ class Record:
         status: ``Status`` per lane.
         steps: Steps made, per lane.
         bad_leaf: Name of the first leaf that was not finite, ``"loss"`` if only the loss was not, ``None`` for a sound lane.
-        infos: ``Info`` of arrays (t, m); NaN after a lane's first bad step.
+        infos: ``Info`` of floating arrays (t, m); NaN after a lane's first bad step.
         evaluated_at: Steps after which the metrics were taken.
         evaluations: ``{name: [array (m,) per entry of evaluated_at]}``; NaN where a lane did not get so far.
         metrics: ``{name: array (m,)}`` at the end; for a diverged lane at its last finite state.
@@ -68,7 +68,7 @@ class Chunk:
 
 def begin(run: Run, members, is_padding, seeds, lanes) -> Chunk:
     """The chunk before its first step."""
-    state = segment.begin(run.program, lanes, run.source.start, run.validation)
+    state = segment.compiled(run.program).begin(lanes, run.source.start, run.validation)
     num_lanes = len(members)
     blank = lambda leaf: jnp.zeros((run.num_steps, num_lanes, *leaf.shape), leaf.dtype)  # noqa: E731
     growths = jax.tree.map(blank, run.outline.growth)
@@ -85,8 +85,8 @@ def rerun_of(run: Run, lanes: Lanes, tickets) -> Callable:
     blank = run.blank(len(lanes.key))
 
     def rerun(state, first, last):
-        state, _, finite = segment.advance(
-            run.program, run.source.resident, lanes, state, blank, tickets, np.int32(first), np.int32(last)
+        state, _, finite = segment.compiled(run.program).advance(
+            run.source.resident, lanes, state, blank, tickets, np.int32(first), np.int32(last)
         )
         return state, finite
 
@@ -96,8 +96,7 @@ def rerun_of(run: Run, lanes: Lanes, tickets) -> Callable:
 def advance(run: Run, chunk: Chunk, tickets, start: int, stop: int, tally: Tally):
     """Make the steps of one segment and bring what failed to rest."""
     was_resting, num_steps = chunk.is_resting, stop - start
-    state, blocks, finite = segment.advance(
-        run.program,
+    state, blocks, finite = segment.compiled(run.program).advance(
         run.source.resident,
         chunk.lanes,
         segment.copy(chunk.state),
@@ -146,7 +145,8 @@ def _without_rows_after(infos: Info, made: np.ndarray) -> Info:
 
     def blank(leaf):
         beyond = np.arange(len(leaf))[:, None] > made[None, :]
-        return np.where(beyond, np.asarray(np.nan, leaf.dtype), leaf) if trees.is_inexact(leaf) else leaf
+        leaf = leaf if trees.is_inexact(leaf) else leaf.astype(float)
+        return np.where(beyond, np.asarray(np.nan, leaf.dtype), leaf)
 
     return jax.tree.map(blank, infos)
 
@@ -164,7 +164,7 @@ def _count(run: Run, chunk: Chunk, failures, losses, start, tally: Tally):
 
 
 def _evaluate(run: Run, chunk: Chunk, step: int):
-    metrics = segment.evaluate(run.program, chunk.lanes, chunk.state, chunk.growths, run.validation)
+    metrics = segment.compiled(run.program).evaluate(chunk.lanes, chunk.state, chunk.growths, run.validation)
     record = chunk.record
     record.metrics = jax.tree.map(lambda leaf: np.asarray(leaf, float), metrics)
     if step in record.evaluated_at:
@@ -190,7 +190,7 @@ def finish(run: Run, chunk: Chunk, tally: Tally) -> Record:
             record.status[lane] = Status.FINISHED if record.steps[lane] == run.num_steps else Status.STOPPED
     if run.validation is not None and record.steps.any():
         _evaluate(run, chunk, int(record.steps.max()))
-    record.params = trees.to_host(segment.read(run.program, chunk.lanes, chunk.state, chunk.growths))
+    record.params = trees.to_host(segment.compiled(run.program).read(chunk.lanes, chunk.state, chunk.growths))
     if run.keeps_state:
         record.state = trees.to_host(chunk.state)
     record.infos = _joined(run, len(record.members), chunk.blocks)
@@ -204,8 +204,7 @@ def _joined(run: Run, num_lanes: int, blocks: Sequence[Info]) -> Info:
     """The histories of all segments, NaN for steps never made."""
 
     def join(shape, *leaves):
-        filler = np.nan if trees.is_inexact(shape) else 0
-        history = np.full((run.num_steps, num_lanes), filler, shape.dtype)
+        history = np.full((run.num_steps, num_lanes), np.nan, shape.dtype if trees.is_inexact(shape) else float)
         rows = np.concatenate(leaves) if leaves else history[:0]
         history[: len(rows)] = rows
         return history

@@ -2,7 +2,7 @@
 
 A segment runs bare. When its end shows a bad loss or a bad state, the chunk runs again from the kept start state, by the same
 program with other step counts, so that each prefix repeats to the bit; the failed lanes are taken from there. The others keep
-what the bare run gave them.
+what the bare run gave them. A leaf that no loss depends on is judged at the ends of segments alone.
 """
 
 from __future__ import annotations

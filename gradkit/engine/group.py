@@ -16,17 +16,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType
 
-from gradkit import checks, trees
+from gradkit import checks, keys, trees
 from gradkit.contracts import Descent, Hyper, Source
 from gradkit.data import check_arrays
 from gradkit.engine import outline as outlines
 from gradkit.engine import plan as plans
 from gradkit.engine.chunk import Record
+from gradkit.engine.outline import Outline
 from gradkit.engine.plan import Plan
 from gradkit.engine.progress import Tally
 from gradkit.engine.runner import run_chunks
 from gradkit.engine.runs import Run
 from gradkit.engine.segment import Lanes, Program, Static
+
+COLUMNS = {"member", "status", "steps_made", "initial_loss", "final_loss", "best_loss", "bad_leaf", "validation_loss"}
 
 
 class Fixed(NamedTuple):
@@ -82,7 +85,7 @@ def prepare(
         static: Hyper-parameters that are Python objects, the same for all members.
         members: The traced hyper-parameters of each member; ``seed`` among them gives each seed a key of its own.
         source: Where batches come from.
-        key: The root key; a member's key is this one, or with a seed ``fold_in(key, seed)``.
+        key: The root key; a member's key is this one, or with a seed ``member_key(key, seed)``.
         validation, num_steps, evaluate, evaluate_every, keeps_state: See :class:`~gradkit.engine.runs.Run`.
         plan: The layout; what it leaves open is settled here.
     """
@@ -91,6 +94,7 @@ def prepare(
     lone = Program(make, Static(static), source.batch, source.is_ordered, evaluate, width=1, mesh=None)
     lane = Lanes({name: values[0] for name, values in hyper.items()}, _shape_of_key(key))
     outline = outlines.outline(lone, lane, source.example(), source.start, validation)
+    _check_names(outline, [*names, *static])
     plan = plans.settle(plan or Plan(), len(members), trees.num_bytes(outline.state))
     program = lone._replace(width=plan.width, mesh=_mesh(plan))
     shared = Run(program, outline, source, validation, num_steps, evaluate_every, keeps_state)
@@ -103,6 +107,7 @@ def execute(group: Group, tally: Tally, is_interrupted: Event) -> list[Record]:
     """Run all members; one record per chunk. Devices that share no chunk take them in turn, each with a copy of the data."""
     home = jax.local_devices()[0]
     takers = [None] if group.plan.spans else [device if device != home else None for device in group.plan.devices]
+    takers = takers[: len(group.layout)]
     runs = [group.run if device is None else _on_device(group.run, device) for device in takers]
     places = []
     for chunk in range(len(group.layout)):
@@ -123,6 +128,20 @@ def replay(group: Group, position: int, is_interrupted: Event) -> tuple[Record, 
     return execute(alone, Tally(1, group.run.num_steps), is_interrupted)[0], lane
 
 
+def _check_names(outline: Outline, axes: list[str]):
+    """Refuse names that would stand for two things in the results."""
+    taken = COLUMNS.union(["step", "loss"], axes)
+    _refuse_taken("space", axes, COLUMNS)
+    _refuse_taken("loss_fn", outline.info.metrics, taken)
+    _refuse_taken("evaluate", outline.metrics.keys() - {"validation_loss"}, taken)
+
+
+def _refuse_taken(argument: str, names, taken: set[str]):
+    clashes = ", ".join(sorted(taken.intersection(names)))
+    checks.require(not clashes, argument, "bring only names that the results do not use themselves", checks.Described(clashes),
+                   "Rename it.")  # fmt: skip
+
+
 def _place(group: Group, chunk: int, device: jax.Device | None) -> tuple:
     """The members, padding, seeds and lanes of a chunk."""
     members = group.layout[chunk]
@@ -138,7 +157,7 @@ def _keys(key: jax.Array, seeds: Sequence[int | None]) -> jax.Array:
     """Each member's key: by its seed, never by its lane, so that no layout can change it."""
     if seeds[0] is None:
         return jnp.broadcast_to(key, (len(seeds),))
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(seeds, jnp.uint32))
+    return jax.vmap(keys.member_key, (None, 0))(key, jnp.asarray(seeds, jnp.uint32))
 
 
 def _shape_of_key(key: jax.Array) -> jax.ShapeDtypeStruct:

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Literal
 
-from gradkit import checks, trees
+from gradkit import checks, settings, trees
 from gradkit.contracts import Descent, Info
-from gradkit.engine.segment import Lanes, Program, descent_of
+from gradkit.engine.segment import PROGRAMS_KEPT, Lanes, Program, descent_of
 
 
 class Outline(NamedTuple):
@@ -43,15 +43,15 @@ def outline(program: Program, lane: Lanes, batch: Any, data: Any, validation: An
     """
     shapes = jax.tree.map(_shape, (lane, batch, data, validation))
     leaves, structure = jax.tree.flatten(shapes)
-    return _outline(program, tuple(leaves), structure)
+    return _outline(program, tuple(leaves), structure, settings.current())
 
 
 def _shape(leaf) -> jax.ShapeDtypeStruct:
     return leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf))
 
 
-@functools.lru_cache(maxsize=64)
-def _outline(program, leaves, structure) -> Outline:
+@functools.lru_cache(maxsize=PROGRAMS_KEPT)
+def _outline(program, leaves, structure, _settings) -> Outline:
     lane, batch, data, validation = jax.tree.unflatten(structure, leaves)
     reads: set[str] = set()
 
@@ -73,6 +73,10 @@ def _outline(program, leaves, structure) -> Outline:
 
     def metrics(params, lane, validation):
         named = {} if program.evaluate is None else program.evaluate(params, validation)
+        checks.require(isinstance(named, dict), "evaluate", "return a dict of named scalars", named,
+                       "Return {'accuracy': value}.", error=TypeError)  # fmt: skip
+        checks.require("validation_loss" not in named, "evaluate", "bring only names that the results do not use themselves",
+                       checks.Described("validation_loss"), "Rename it.")  # fmt: skip
         return {"validation_loss": make(lane).loss(params, validation), **named}
 
     try:
@@ -81,11 +85,13 @@ def _outline(program, leaves, structure) -> Outline:
         growths = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), growth)
         read_program, read = jax.make_jaxpr(params, return_shape=True)(state, growths, lane)
         named = {} if validation is None else jax.eval_shape(metrics, read, lane, validation)
-    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
+    except (TypeError, jax.errors.TracerArrayConversionError) as error:
+        if not _needs_a_value(error):
+            raise
         raise TypeError(
             "`make` and the loss must be traceable: Python code needs the value of a traced array, such as a swept "
             "hyper-parameter. gk.schedules and gk.optimizers accept swept values in every argument (optax's schedules do "
-            "not); branch with jnp.where; or split the sweep by this axis with gk.static([...])."
+            "not); branch with jnp.where; or, for widths, depths and the like, split the sweep with gk.static([...])."
         ) from error
     _check_step(state, new_state, info)
     _check_metrics(named)
@@ -93,10 +99,22 @@ def _outline(program, leaves, structure) -> Outline:
     return Outline(state, info, growth, named, frozenset(reads), is_keyed)
 
 
+def _needs_a_value(error: Exception) -> bool:
+    """Whether Python code asked for the value of a traced array: in a branch, as an index, as a shape."""
+    kinds = (
+        jax.errors.ConcretizationTypeError,
+        jax.errors.TracerArrayConversionError,
+        jax.errors.TracerIntegerConversionError,
+    )
+    return isinstance(error, kinds) or str(error).startswith("Shapes must be 1D sequences of concrete values")
+
+
 def _check_step(state, new_state, info):
     checks.require(isinstance(info, Info), "Descent.step", "return (State, Info, Growth)", info,
                    "The second part is gk.Info(loss, metrics).", error=TypeError)  # fmt: skip
-    remedy = "A step keeps structure, shapes and dtypes of its state; cast what it computes."
+    checks.require(isinstance(info.metrics, dict), "Info.metrics", "be a dict of named scalars", info.metrics,
+                   "Give {} if there are none.", error=TypeError)  # fmt: skip
+    remedy = "A step keeps structure, shapes and dtypes of its state; cast what it computes (gk.optimizers do)."
     before, after = jax.tree.structure(state), jax.tree.structure(new_state)
     checks.require(before == after, "Descent.step", f"return a state of structure {before}", checks.Described(after),
                    remedy, error=TypeError)  # fmt: skip

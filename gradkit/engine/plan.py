@@ -27,6 +27,9 @@ class Plan(NamedTuple):
         spans: Whether each chunk spans all devices, ``width`` lanes on each, in one program (by default on accelerators), or each
             device takes chunks of its own (by default on CPUs). Without spanning, the number of devices changes no bit; the
             program of a spanning chunk comes from XLA's partitioner and may differ in the last bits from that of one device.
+
+    With keys of another generator than jax's default (``rbg``), draws under ``vmap`` depend on the neighbors: only a width of 1
+    keeps the promises about bits.
     """
 
     width: int | None = None

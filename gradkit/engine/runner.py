@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 
+from gradkit import settings
 from gradkit.engine import chunk as chunks
 from gradkit.engine import segment
 from gradkit.engine.chunk import Record
@@ -32,7 +33,7 @@ def run_chunks(places: Sequence[Place], threads: int, tally: Tally, is_interrupt
         if not is_interrupted.is_set():
             _compile(run, *place())
     drive = _drive_together if places[0][0].source.is_lockstep else _drive_apart
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(threads, initializer=settings.adopt, initargs=(settings.current(),)) as pool:
         return drive(places, pool, tally, is_interrupted)
 
 
@@ -41,7 +42,7 @@ def _compile(run: Run, members, is_padding, seeds, lanes):
     chunk = chunks.begin(run, members, is_padding, seeds, lanes)
     tickets = run.no_tickets() if run.source.is_lockstep else run.tickets(seeds, 0, 0)[0]
     chunks.rerun_of(run, lanes, tickets)(segment.copy(chunk.state), 0, 0)
-    segment.read(run.program, lanes, chunk.state, chunk.growths)
+    segment.compiled(run.program).read(lanes, chunk.state, chunk.growths)
 
 
 def _drive_apart(places, pool, tally, is_interrupted) -> list[Record]:
@@ -77,8 +78,6 @@ def _drive_together(places, pool, tally, is_interrupted) -> list[Record]:
 
 def _results(tasks: Sequence[Future], is_interrupted: threading.Event) -> list:
     """The results of all tasks; an error in one lets no other begin a segment."""
-    try:
-        return [task.result() for task in tasks]
-    except BaseException:
+    if any(task.exception() for task in wait(tasks, return_when=FIRST_EXCEPTION).done):
         is_interrupted.set()
-        raise
+    return [task.result() for task in tasks]

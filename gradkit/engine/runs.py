@@ -41,9 +41,10 @@ class Run(NamedTuple):
     @property
     def capacity(self) -> int:
         """The longest segment: the leading extent of tickets and blocks."""
-        fitting = max(1, STREAM_BYTES // max(trees.num_bytes(self.source.example()), 1))
-        longest = min(SEGMENT_STEPS, fitting) if self.source.is_lockstep else SEGMENT_STEPS
-        return min(self.num_steps, self.evaluate_every or self.num_steps, longest)
+        longest = min(self.num_steps, self.evaluate_every or self.num_steps, SEGMENT_STEPS)
+        if not self.source.is_lockstep:
+            return longest
+        return min(longest, max(1, STREAM_BYTES // max(trees.num_bytes(self.source.example()), 1)))
 
     def segments(self) -> Iterator[tuple[int, int]]:
         """Start and stop of each segment; evaluations fall on ends."""

@@ -18,6 +18,8 @@ from jax.sharding import Mesh, PartitionSpec
 from gradkit import trees
 from gradkit.contracts import Descent, Hyper
 
+PROGRAMS_KEPT = 16
+
 
 class Program(NamedTuple):
     """What the compiled code depends on besides shapes. Hashable, and equal for equal parts.
@@ -46,7 +48,7 @@ class Static:
 
     def __init__(self, values: dict[str, Any]):
         self.values = dict(values)
-        self._key = tuple((name, type(value), _hashable(value)) for name, value in self.values.items())
+        self._key = tuple((name, type(value), _hashable(value), repr(value)) for name, value in self.values.items())
 
     def __eq__(self, other):
         return isinstance(other, Static) and self._key == other._key
@@ -82,8 +84,7 @@ def descent_of(program: Program, lane: Lanes, on_read=None):
     return program.make(Hyper({**lane.hyper, **program.static.values}, on_read))
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def begin(program: Program, lanes: Lanes, data, validation):
+def _begin(program: Program, lanes: Lanes, data, validation):
     """The first state of every lane, without weak types, which would compile the segment twice."""
 
     def begin_lane(lane, data, validation):
@@ -93,8 +94,7 @@ def begin(program: Program, lanes: Lanes, data, validation):
     return _over_devices(program, _over_lanes(program, begin_lane, (0, None, None)), "lss", "l")(lanes, data, validation)
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=3)
-def advance(program: Program, resident, lanes: Lanes, state, blank: Blocks, tickets, first, last):
+def _advance(program: Program, resident, lanes: Lanes, state, blank: Blocks, tickets, first, last):
     """Make the steps ``first`` to ``last - 1`` of a segment; both are traced.
 
     Returns:
@@ -128,8 +128,7 @@ def advance(program: Program, resident, lanes: Lanes, state, blank: Blocks, tick
     return spread(resident, lanes, state, blank, tickets, first, last)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def evaluate(program: Program, lanes: Lanes, state, growths, validation) -> dict[str, jax.Array]:
+def _evaluate(program: Program, lanes: Lanes, state, growths, validation) -> dict[str, jax.Array]:
     """The loss in evaluation mode and what ``evaluate`` reports, per lane ``{name: [m]}``."""
 
     def evaluate_lane(lane, state, growths, validation):
@@ -142,8 +141,7 @@ def evaluate(program: Program, lanes: Lanes, state, growths, validation) -> dict
     return _over_devices(program, mapped, "llts", "l")(lanes, state, growths, validation)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def read(program: Program, lanes: Lanes, state, growths):
+def _read(program: Program, lanes: Lanes, state, growths):
     """What the descents return: their parameters, lanes first."""
 
     def read_lane(lane, state, growths):
@@ -162,6 +160,22 @@ def append(growths, block, made, start):
         return all_rows.at[row].set(jnp.where(counts, rows, jnp.zeros_like(rows)), mode="drop")
 
     return jax.tree.map(write, growths, block)
+
+
+class Compiled(NamedTuple):
+    """The programs of a ``Program``, compiled when first called: see the functions of these names."""
+
+    begin: Callable
+    advance: Callable
+    evaluate: Callable
+    read: Callable
+
+
+@functools.lru_cache(maxsize=PROGRAMS_KEPT)
+def compiled(program: Program) -> Compiled:
+    """The compiled functions of a program; forgetting the oldest also frees what its ``make`` holds on to."""
+    bound = [functools.partial(fn, program) for fn in (_begin, _advance, _evaluate, _read)]
+    return Compiled(jax.jit(bound[0]), jax.jit(bound[1], donate_argnums=2), jax.jit(bound[2]), jax.jit(bound[3]))
 
 
 select = jax.jit(trees.select_lanes)

@@ -16,8 +16,9 @@ import numpy as np
 
 from gradkit.checks import require
 from gradkit.contracts import Params
-from gradkit.gradients.lines import NO_SLOPE, Line, Slope, in_float64, measure, trace_line
+from gradkit.gradients.lines import NO_SLOPE, Line, Slope, measure, trace_line
 from gradkit.gradients.values import require_floating
+from gradkit.settings import enable_x64
 from gradkit.trees import leaf_names
 
 NUM_COORDINATES = 8  # per leaf, measured one by one: all of a small leaf
@@ -135,7 +136,7 @@ def check(loss_fn: Callable, params: Params, *args: Any, key: int | jax.Array = 
     """
     names, leaves = _real_leaves(params)
     generator = np.random.default_rng(key if isinstance(key, int) else np.asarray(jax.random.key_data(key)).ravel())
-    with in_float64():
+    with enable_x64(True):
         line = trace_line(loss_fn, params, args)
         require(math.isfinite(line.value), "loss_fn", "be finite at `params`", line.value, "Check where it is defined.")
         starts = np.cumsum([0, *(np.size(leaf) for leaf in leaves)])

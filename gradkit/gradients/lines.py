@@ -69,13 +69,8 @@ class Slope(NamedTuple):
 NO_SLOPE = Slope(given=np.nan, measured=np.nan, error=np.inf, kink=0.0, size=0.0, excess=-np.inf, is_clear=False)
 
 
-def in_float64():
-    """A context in which jax computes in float64; its name changed with jax 0.8."""
-    return jax.enable_x64(True) if hasattr(jax, "enable_x64") else jax.experimental.enable_x64()
-
-
 def trace_line(loss_fn: Callable, params: Params, args: tuple[Any, ...]) -> Line:
-    """Compile a loss for measuring. Call it, and what it returns, within :func:`in_float64`."""
+    """Compile a loss for measuring. Call it, and what it returns, within ``enable_x64(True)``."""
     x, unravel = ravel_pytree(jax.tree.map(_widened, params))
     args = jax.tree.map(_widened, args)
 

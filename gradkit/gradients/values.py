@@ -85,9 +85,11 @@ def hvp(loss_fn: Callable) -> Callable:
 def require_floating(params: Params):
     """Refuse parameters with a leaf that has no gradient, by its name."""
     for name, leaf in zip(leaf_names(params, root="params"), jax.tree.leaves(params)):
-        is_floating = isinstance(leaf, float) or jnp.issubdtype(getattr(leaf, "dtype", int), jnp.inexact)
+        dtype = float if isinstance(leaf, float) else getattr(leaf, "dtype", int)
+        is_floating = jnp.issubdtype(dtype, jnp.floating)
         require(is_floating, name, "be floating, as only that has a gradient", _described(leaf),
-                "Convert it to a floating dtype, or pass it in the batch.", error=TypeError)  # fmt: skip
+                "Convert it to a floating dtype (a complex one to two real ones), or pass it in the batch.",
+                error=TypeError)  # fmt: skip
 
 
 def _refuse_undefined(loss_and_aux, params, args, error):

@@ -15,26 +15,31 @@ BLUE, RED, GRAY = "#2563a8", "#c23b22", "#8a8a8a"
 HEADROOM = 4.0  # values above the start by more than this factor are marked at the top instead of drawn to scale
 
 
-def draw_sweep(table: pd.DataFrame, curves: pd.DataFrame, axes: list[str], *, metric: str, axis: str | None) -> Figure:
+def drawable(table: pd.DataFrame, axes: list[str]) -> list[str]:
+    """The axes that a metric can be drawn against: numeric ones, a ``seed`` axis apart."""
+    return [name for name in axes if name != "seed" and table[name].dtype.kind in "iuf" and table[name].notna().all()]
+
+
+def draw_sweep(table: pd.DataFrame, losses: pd.DataFrame, axes: list[str], *, metric: str, axis: str | None) -> Figure:
     """Two panels: the metric against an axis, and the loss over the steps for every value of the axis.
 
     Args:
-        table, curves: As from ``Sweep.table`` and ``Sweep.curves``.
+        table: As from ``Sweep.table``.
+        losses: The training loss, a row per step and a column per member.
         axes: Names of the hyper-parameters.
         metric: A column of the table.
         axis: The axis to draw against; default: the numeric one with the most values, a ``seed`` axis apart.
     """
     from matplotlib.figure import Figure
 
-    numeric = [name for name in axes if name != "seed" and table[name].dtype.kind in "iuf"]
-    axis = axis or max(numeric, key=lambda name: table[name].nunique(), default=None)
+    axis = axis or max(drawable(table, axes), key=lambda name: table[name].nunique(), default=None)
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     if axis is None:
         left.set_visible(False)
     else:
         draw_against_axis(left, table, axis, metric)
-    draw_curves(right, table, curves, axis)
+    draw_curves(right, table, losses, axis)
     return figure
 
 
@@ -43,7 +48,8 @@ def draw_against_axis(ax: Axes, table: pd.DataFrame, axis: str, metric: str) -> 
     diverged = table.groupby(axis).status.agg(lambda status: status.eq("DIVERGED").any())
     sound = table[table.status != "DIVERGED"].groupby(axis)[metric]
     middle, low, high = sound.mean(), sound.min(), sound.max()
-    start = table["initial_loss" if metric == "final_loss" else f"initial_{metric}"].median()
+    initial = "initial_loss" if metric in ("final_loss", "best_loss") else f"initial_{metric}"
+    start = table[initial].median() if initial in table else np.nan
     top = HEADROOM * start if metric.endswith("loss") and start > 0 else np.inf
     inside = middle <= top
     ax.fill_between(middle.index, low, high, color=BLUE, alpha=0.2, linewidth=0, label="lowest to highest")
@@ -60,7 +66,7 @@ def draw_against_axis(ax: Axes, table: pd.DataFrame, axis: str, metric: str) -> 
     return _clean(ax)
 
 
-def draw_curves(ax: Axes, table: pd.DataFrame, curves: pd.DataFrame, axis: str | None) -> Axes:
+def draw_curves(ax: Axes, table: pd.DataFrame, losses: pd.DataFrame, axis: str | None) -> Axes:
     """The loss over the steps, averaged over the members with the same value of the axis, dashed where any of them diverged.
 
     Each curve is smoothed over a fiftieth of the run; its color says the value.
@@ -75,9 +81,8 @@ def draw_curves(ax: Axes, table: pd.DataFrame, curves: pd.DataFrame, axis: str |
     start = table.initial_loss.median()
     lows = []
     for value, members in values.groupby(values):
-        losses = curves[curves.member.isin(members.index)].pivot(index="step", columns="member", values="loss")
-        curve = losses.mean(axis=1).rolling(max(len(losses) // 50, 1), min_periods=1).mean()
-        curve = curve.where(np.isfinite(losses.to_numpy()).any(axis=1))
+        own = losses[members.index].replace([np.inf, -np.inf], np.nan)
+        curve = own.mean(axis=1).rolling(max(len(own) // 50, 1), min_periods=1).mean().where(own.notna().any(axis=1))
         has_diverged = table.status[members.index].eq("DIVERGED").any()
         ax.plot(curve.index, curve, "--" if has_diverged else "-", color=colors(norm(value)), linewidth=1)
         lows.append(curve.min())

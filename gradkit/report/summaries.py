@@ -5,6 +5,7 @@ All is measured by the share of the possible gain: 0 for a member that ends wher
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Summary(NamedTuple):
         axes: One entry per numeric axis with more than one value.
         share_diverged, share_barely_moved: Of the members.
         notes: What else the reader must know.
+        replicates: What the members of a configuration differ by, in the plural.
     """
 
     num_members: int
@@ -61,16 +63,19 @@ class Summary(NamedTuple):
     share_diverged: float
     share_barely_moved: float
     notes: tuple[str, ...]
+    replicates: str
 
     def __str__(self) -> str:
         counts = ", ".join(f"{number} {status.lower()}" for status, number in self.counts.items())
         names = ", ".join(f"{name}={_short(value)}" for name, value in self.best.hyper.items()) or "the only one"
+        spread = functools.partial(_spread, count=len(self.best.members), replicates=self.replicates)
         lines = [
-            f"{self.num_members} members ({self.num_configurations} configurations) in {self.seconds:.1f} s: {counts}; "
+            f"{_count(self.num_members, 'member')} ({_count(self.num_configurations, 'configuration')}) "
+            f"in {self.seconds:.1f} s: {counts}; "
             f"{self.share_barely_moved:.0%} barely moved",
-            f"best: {names}: {self.best.metric} {_spread(self.best.mean, self.best.std, len(self.best.members))}",
+            f"best: {names}: {self.best.metric} {spread(self.best.mean, self.best.std)}",
         ]
-        lines += [f"      {name} {_spread(*values, len(self.best.members))}" for name, values in self.others.items()]
+        lines += [f"      {name} {spread(*values)}" for name, values in self.others.items()]
         for axis in self.axes:
             lines += _axis_lines(axis)
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
@@ -86,15 +91,20 @@ def _axis_lines(axis: AxisSummary) -> list[str]:
         lines.append(f"    barely moved at {_span(axis.barely_moved)}")
     if axis.edge:
         lines.append(f"    the best value sits at the {axis.edge} edge of the range: extend it beyond {_short(axis.best)}")
+    else:
+        lines.append("    the best value lies inside the range tried")
     return lines
 
 
-def summarize(table: pd.DataFrame, axes: list[str], best, *, goal: str, seconds: float, notes=()) -> Summary:
+def summarize(
+    table: pd.DataFrame, axes: list[str], configurations: list[tuple[int, ...]], best, *, goal: str, seconds: float, notes=()
+) -> Summary:
     """Summarize a sweep's table.
 
     Args:
         table: A row per member, with the columns of ``Sweep.table``.
         axes: Names of the hyper-parameters.
+        configurations: The members of each.
         best: The best configuration, with ``hyper``, ``metric``, ``mean``, ``std`` and ``members``.
         goal: Whether the metric is wanted small (``"min"``) or large (``"max"``).
         seconds, notes: Handed through.
@@ -104,19 +114,22 @@ def summarize(table: pd.DataFrame, axes: list[str], best, *, goal: str, seconds:
     diverged = table.status.eq("DIVERGED")
     metrics = [name.removeprefix("initial_") for name in table if name.startswith("initial_") and name != "initial_loss"]
     rows = table.iloc[list(best.members)]
-    configurations = table.assign(gain=gains, diverged=diverged)
+    place = {member: index for index, members in enumerate(configurations) for member in members}
+    measured = table[axes].assign(_gain=gains, _diverged=diverged, _configuration=[place[member] for member in table.member])
     numeric = [name for name in keys if table[name].dtype.kind in "iuf" and table[name].nunique() > 1]
+    numeric = [name for name in numeric if table[name].notna().all()]  # a batch size of None stands for all examples
     return Summary(
         num_members=len(table),
-        num_configurations=len(table[keys].drop_duplicates()) if keys else 1,
+        num_configurations=len(configurations),
         counts={status: int(number) for status, number in table.status.value_counts().items()},
         seconds=seconds,
         best=best,
         others={name: (rows[name].mean(), rows[name].std()) for name in metrics if name != best.metric},
-        axes=tuple(_axis(configurations, keys, name, best.hyper[name]) for name in numeric),
+        axes=tuple(_axis(measured, name, best.hyper[name]) for name in numeric),
         share_diverged=float(diverged.mean()),
         share_barely_moved=float(((gains.abs() <= BARELY_MOVED_UP_TO) & ~diverged).mean()),
         notes=tuple(notes),
+        replicates="seeds" if "seed" in axes else "members",
     )
 
 
@@ -130,10 +143,12 @@ def _gains(table, best, goal):
     return gains / (possible if possible > 0 else float("nan"))
 
 
-def _axis(table, keys, name, best_value) -> AxisSummary:
-    per_configuration = table.groupby(keys, dropna=False).agg(gain=("gain", "mean"), diverged=("diverged", "any"))
-    per_value = per_configuration.reset_index().groupby(name).agg(gain=("gain", "max"), diverged=("diverged", "all"))
-    any_diverged = table.groupby(name).diverged.any()
+def _axis(measured, name, best_value) -> AxisSummary:
+    per_configuration = measured.groupby("_configuration").agg(
+        value=(name, "first"), gain=("_gain", "mean"), diverged=("_diverged", "any")
+    )
+    per_value = per_configuration.groupby("value").agg(gain=("gain", "max"), diverged=("diverged", "all"))
+    any_diverged = measured.groupby(name)._diverged.any()
     values = list(per_value.index)
     works = [gain >= WORKS_FROM and not bad for gain, bad in zip(per_value.gain, per_value.diverged)]
     place = values.index(best_value)
@@ -149,6 +164,10 @@ def _axis(table, keys, name, best_value) -> AxisSummary:
     return AxisSummary(name, best_value, values[low], values[high], *picked, edge)
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(getattr(value, "__name__", value))
 
@@ -160,5 +179,5 @@ def _span(values: tuple) -> str:
     return f"{len(values)} values from {_short(values[0])} to {_short(values[-1])}"
 
 
-def _spread(mean: float, std: float, count: int) -> str:
-    return f"{mean:.4g} ± {std:.2g} over {count} seeds" if count > 1 else f"{mean:.4g}"
+def _spread(mean: float, std: float, *, count: int, replicates: str) -> str:
+    return f"{mean:.4g} ± {std:.2g} over {count} {replicates}" if count > 1 else f"{mean:.4g}"

@@ -10,6 +10,7 @@ import numpy as np
 
 from gradkit import checks
 from gradkit.contracts import Status
+from gradkit.engine.segment import Static
 from gradkit.report import plots, summaries
 from gradkit.results.fit import Fit, on_device
 
@@ -106,6 +107,7 @@ class Sweep:
         steps = np.arange(len(fit.history["loss"]) + 1)
         history = pd.DataFrame(fit.history, index=steps[:-1]).reindex(steps)
         evaluations = pd.DataFrame(fit.evaluations).set_index("step").reindex(steps)
+        evaluations = evaluations.rename(columns={name: f"validation_{name}" for name in fit.history})
         frame = history.join(evaluations).rename_axis("step").reset_index()
         frame.insert(0, "member", member)
         return frame
@@ -127,21 +129,27 @@ class Sweep:
         table = self.table()
         checks.one_of("goal", goal, ["min", "max"])
         checks.one_of("metric", metric, [name for name in table if table[name].dtype.kind == "f"])
-        keys = [name for name in self.hyper[0] if name != over]
-        sign = 1 if goal == "min" else -1
-        table = table.assign(score=sign * table[metric], is_sound=table.status.eq(Status.FINISHED.name) & table[metric].notna())
-        checks.require(bool(table.is_sound.any()), "sweep", "have a member that finished", checks.Described(self._counts()),
+        scores = (1 if goal == "min" else -1) * table[metric].to_numpy()
+        is_sound = table.status.eq(Status.FINISHED.name).to_numpy() & np.isfinite(scores)
+        checks.require(is_sound.any(), "sweep", "have a member that finished", checks.Described(self._counts()),
                        "Lower the learning rates.")  # fmt: skip
-        groups = table.groupby(keys, sort=False, dropna=False) if keys else [((), table)]
-        ranked = []
-        for _, rows in groups:
-            sound = rows[rows.is_sound].sort_values("score", kind="stable")
-            if len(sound):
-                ranked.append(((len(rows) - len(sound) > 0, sound.score.mean()), tuple(int(i) for i in sound.member)))
-        _, members = min(ranked, key=lambda entry: entry[0])
+
+        def rank(members):
+            sound = [member for member in members if is_sound[member]]
+            return len(sound) < len(members), np.mean(scores[sound]) if sound else np.inf
+
+        chosen = min(self.configurations(over), key=rank)
+        members = tuple(sorted((member for member in chosen if is_sound[member]), key=lambda member: scores[member]))
         values = table[metric].iloc[list(members)]
-        hyper = {name: self.hyper[members[0]][name] for name in keys}
+        hyper = {name: value for name, value in self.hyper[members[0]].items() if name != over}
         return Best(hyper, metric, float(values.mean()), float(values.std()), members)
+
+    def configurations(self, over: str | None = "seed") -> list[tuple[int, ...]]:
+        """The members that differ at most along one axis, for each combination of the others."""
+        groups: dict[Static, list[int]] = {}
+        for member, hyper in enumerate(self.hyper):
+            groups.setdefault(Static({name: value for name, value in hyper.items() if name != over}), []).append(member)
+        return [tuple(members) for members in groups.values()]
 
     def params(self, member: int) -> Any:
         """The parameters of a member, as jax arrays."""
@@ -158,13 +166,21 @@ class Sweep:
 
     def summary(self, metric: str | None = None, goal: str = "min") -> summaries.Summary:
         """The answer: the best configuration, per axis the range that works, what diverged and what barely moved."""
+        best = self.best(metric, goal)
         return summaries.summarize(
-            self.table(), [*self.hyper[0]], self.best(metric, goal), goal=goal, seconds=self.seconds, notes=self.notes
+            self.table(), [*self.hyper[0]], self.configurations(), best, goal=goal, seconds=self.seconds, notes=self.notes
         )
 
     def plot(self, metric: str | None = None, axis: str | None = None):
         """Draw the metric against an axis (band over seeds, diverged marked) and the curves; returns a matplotlib figure."""
-        return plots.draw_sweep(self.table(), self.curves(), [*self.hyper[0]], metric=metric or self.metric, axis=axis)
+        import pandas as pd
+
+        table, axes, metric = self.table(), [*self.hyper[0]], metric or self.metric
+        checks.one_of("metric", metric, [name for name in table if table[name].dtype.kind == "f"])
+        if axis is not None:
+            checks.one_of("axis", axis, plots.drawable(table, axes))
+        losses = pd.DataFrame({member: pd.Series(fit.history["loss"].astype(float)) for member, fit in enumerate(self.fits)})
+        return plots.draw_sweep(table, losses, axes, metric=metric, axis=axis)
 
     def _counts(self) -> str:
         names = [fit.status.name for fit in self.fits]

@@ -171,6 +171,6 @@ def _is_same(a: Any, b: Any) -> bool:
     if a is b or type(a) is not type(b):
         return a is b
     try:
-        return bool(a == b)
+        return bool(a == b) and repr(a) == repr(b)  # (1,) is not (1.0,): programs would differ
     except Exception:  # Equality without one truth value, as for arrays: identity decides.
         return False
