@@ -17,8 +17,8 @@ from experiments import datasets, stories
 class Settings:
     """Train a real classifier with many learning rates and seeds in one compiled program, and read off the answer.
 
-    Prints the best rate with its accuracy and spread over seeds, the range that works, what diverged and what barely moved; writes
-    a table (CSV and Parquet), the curves and a figure. The data are split 70/15/15 and standardized on the training part.
+    Prints the best rate with its accuracy and spread over seeds, the range that works, what diverged and what barely moved;
+    writes a table (CSV and Parquet), the curves and a figure. The data are split 70/15/15 and standardized on the training part.
 
     Examples:
       python -m experiments.learning_rate_sweep

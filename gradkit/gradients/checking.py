@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from gradkit.checks import require
@@ -146,11 +145,7 @@ def check(loss_fn: Callable, params: Params, *args: Any, key: int | jax.Array = 
 
 def _real_leaves(params: Params) -> tuple[list[str], list[Any]]:
     require_floating(params)
-    names, leaves = leaf_names(params, root="params"), jax.tree.leaves(params)
-    for name, leaf in zip(names, leaves):
-        require(not jnp.iscomplexobj(leaf), name, "be real", jnp.result_type(leaf),
-                "Check the real and the imaginary part as two leaves.", error=TypeError)  # fmt: skip
-    return names, leaves
+    return leaf_names(params, root="params"), jax.tree.leaves(params)
 
 
 class _Leaf(NamedTuple):

@@ -23,8 +23,8 @@ class AxisSummary(NamedTuple):
         best: The value of the best configuration.
         low, high: The ends of the unbroken range around it in which the gain is at least ``WORKS_FROM`` and no member diverged.
         diverged: Values at which any member diverged.
-        barely_moved: Values at which the gain stays within ``BARELY_MOVED_UP_TO`` of nothing and no member diverged.
-        worsened: Values at which the loss grew by more than that, though no member diverged.
+        barely_moved: Values below the best at which the gain is within ``BARELY_MOVED_UP_TO`` of nothing and no member diverged.
+        no_better: Other values at which the gain is below that, though no member diverged.
         edge: ``"lower"`` or ``"upper"`` if the best value ends the axis, else ``None``.
     """
 
@@ -34,7 +34,7 @@ class AxisSummary(NamedTuple):
     high: float
     diverged: tuple[float, ...]
     barely_moved: tuple[float, ...]
-    worsened: tuple[float, ...]
+    no_better: tuple[float, ...]
     edge: str | None
 
 
@@ -48,7 +48,8 @@ class Summary(NamedTuple):
         best: The best configuration.
         others: Its other metrics, ``{name: (mean, std)}``.
         axes: One entry per numeric axis with more than one value.
-        share_diverged, share_barely_moved: Of the members.
+        share_diverged: Of the members.
+        share_barely_moved: Of the members, those whose gain is within ``BARELY_MOVED_UP_TO`` of nothing.
         notes: What else the reader must know.
         replicates: What the members of a configuration differ by, in the plural.
     """
@@ -72,7 +73,7 @@ class Summary(NamedTuple):
         lines = [
             f"{_count(self.num_members, 'member')} ({_count(self.num_configurations, 'configuration')}) "
             f"in {self.seconds:.1f} s: {counts}; "
-            f"{self.share_barely_moved:.0%} barely moved",
+            f"{self.share_barely_moved:.0%} ended about where they began",
             f"best: {names}: {self.best.metric} {spread(self.best.mean, self.best.std)}",
         ]
         lines += [f"      {name} {spread(*values)}" for name, values in self.others.items()]
@@ -85,8 +86,8 @@ def _axis_lines(axis: AxisSummary) -> list[str]:
     lines = [f"{axis.name}: works from {_short(axis.low)} to {_short(axis.high)} (at least {WORKS_FROM:.0%} of the best gain)"]
     if axis.diverged:
         lines.append(f"    diverged at {_span(axis.diverged)}")
-    if axis.worsened:
-        lines.append(f"    ended worse than they began at {_span(axis.worsened)}")
+    if axis.no_better:
+        lines.append(f"    ended no better than they began at {_span(axis.no_better)}")
     if axis.barely_moved:
         lines.append(f"    barely moved at {_span(axis.barely_moved)}")
     if axis.edge:
@@ -157,10 +158,10 @@ def _axis(measured, name, best_value) -> AxisSummary:
         low -= 1
     while high < len(values) - 1 and works[high + 1]:
         high += 1
-    still = per_value.gain.abs().le(BARELY_MOVED_UP_TO) & ~any_diverged
-    worse = per_value.gain.lt(-BARELY_MOVED_UP_TO) & ~any_diverged
+    idle = per_value.gain.le(BARELY_MOVED_UP_TO) & ~any_diverged
+    still = idle & per_value.gain.ge(-BARELY_MOVED_UP_TO) & (per_value.index < best_value)
     edge = "lower" if place == 0 else "upper" if place == len(values) - 1 else None
-    picked = [tuple(mask.index[mask]) for mask in (any_diverged, still, worse)]
+    picked = [tuple(mask.index[mask]) for mask in (any_diverged, still, idle & ~still)]
     return AxisSummary(name, best_value, values[low], values[high], *picked, edge)
 
 
