@@ -1,9 +1,8 @@
 """Schedules: numbers in, ``schedule(step) -> value`` out, with ``step = 0`` at the first update.
 
-Every argument may be a Python number or a traced value, so that peaks, ends and horizons can be swept in one compiled
-program: nothing here branches on a value. ``start``, ``peak`` and ``end`` are values of the schedule (optax's
-``init_value``, ``peak_value``, ``end_value``), ``steps`` are lengths. After its last step a schedule rests at its end;
-a phase of zero steps is over at once. Optimizers bring the value to the dtype of the updates.
+Every argument may be a Python number or a traced value, so that peaks, ends and horizons can be swept in one compiled program.
+``start``, ``peak`` and ``end`` are values of the schedule (optax's ``init_value``...), ``steps`` are lengths. After its last step
+a schedule rests at its end; a phase of zero steps is over at once. Optimizers bring the value to the dtype of the updates.
 """
 
 from collections.abc import Callable, Sequence
@@ -148,9 +147,8 @@ def piecewise(values: Sequence[Number], boundaries: Sequence[Number]) -> Schedul
     >>> [float(schedule(step)) for step in (9, 10, 20)]
     [1.0, 0.5, 0.25]
     """
-    rule, remedy = "be one more than the boundaries", "The first value holds before the first boundary."
-    given = Described(f"{len(values)} values and {len(boundaries)} boundaries")
-    require(len(values) == len(boundaries) + 1, "values", rule, given, remedy)
+    rule, given = "be one more than the boundaries", Described(f"{len(values)} values and {len(boundaries)} boundaries")
+    require(len(values) == len(boundaries) + 1, "values", rule, given, "The first value holds before the first boundary.")
 
     def schedule(step):
         value = values[0]
@@ -179,12 +177,15 @@ def warmup(schedule: Schedule, steps: Number, start: Number = 0.0) -> Schedule:
 def warmup_cosine(peak: Number, warmup_steps: Number, decay_steps: Number, *, start: Number = 0.0, end: Number = 0.0) -> Schedule:
     """Rise from ``start`` to ``peak``, then half a cosine down to ``end``.
 
-    Equal to ``optax.warmup_cosine_decay_schedule``: ``decay_steps`` counts the warm-up, which it does not in Keras.
+    Equal to ``optax.warmup_cosine_decay_schedule``: ``decay_steps`` counts the warm-up, which it does not in Keras; it is larger.
 
     >>> schedule = warmup_cosine(1.0, 2, 6)
     >>> [round(float(schedule(step)), 3) for step in range(7)]
     [0.0, 0.5, 1.0, 0.854, 0.5, 0.146, 0.0]
     """
+    if isinstance(warmup_steps, (int, float)) and isinstance(decay_steps, (int, float)):
+        rule = f"be above the {warmup_steps} of the warm-up"
+        require(decay_steps > warmup_steps, "decay_steps", rule, decay_steps, "It counts the warm-up as well.")
     return warmup(cosine(peak, decay_steps - warmup_steps, end=end), warmup_steps, start)
 
 

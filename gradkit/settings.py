@@ -1,7 +1,9 @@
-"""jax settings that a context manager may have set for one thread only: read in one thread, entered again in another."""
+"""jax settings that a context manager may have set for one thread only: carried from one to another."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -30,8 +32,15 @@ def current() -> tuple[Any, ...]:
     return tuple(getattr(jax.config, name) for name in CONTEXTS)
 
 
-def adopt(settings: tuple[Any, ...]):
-    """Enter the contexts that bring a new thread to the settings of another, for the rest of its life."""
-    for (name, context), value in zip(CONTEXTS.items(), settings):
-        if getattr(jax.config, name) != value:
-            context(value).__enter__()
+def carried(function: Callable) -> Callable:
+    """The function under the settings of the thread that called this, in whichever thread it will run."""
+    settings = current()
+
+    def under_settings(*args):
+        with contextlib.ExitStack() as stack:
+            for (name, context), value in zip(CONTEXTS.items(), settings):
+                if getattr(jax.config, name) != value:
+                    stack.enter_context(context(value))
+            return function(*args)
+
+    return under_settings

@@ -73,7 +73,7 @@ def sweep(
     (['FINISHED', 'FINISHED', 'FINISHED', 'DIVERGED'], {'learning_rate': 1.0})
     """
     started = time.perf_counter()
-    _check_arguments(make, space, steps, batch_size, order)
+    _check_arguments(make, space, steps, batch_size, order, plan)
     key = as_key(key)
     validation = groups.check_evaluation(validation, evaluate, evaluate_every)
     prepared = []
@@ -119,7 +119,7 @@ def _replay(group: Group, position: int) -> Fit:
     return replace(result, params=on_device(result.params), state=on_device(result.state))
 
 
-def _check_arguments(make, space, steps, batch_size, order):
+def _check_arguments(make, space, steps, batch_size, order, plan):
     checks.require(callable(make), "make", "be a function Hyper -> Descent", make,
                    "Write make = lambda h: gk.descent(loss_fn, params, optax.adam(h.learning_rate)).",
                    error=TypeError)  # fmt: skip
@@ -127,6 +127,7 @@ def _check_arguments(make, space, steps, batch_size, order):
                    "Use a function, or a frozen dataclass.", error=TypeError)  # fmt: skip
     checks.require(isinstance(space, Space), "space", "be a Space", space,
                    "Make one with gk.grid(...), gk.zipped(...) or gk.sample(...).", error=TypeError)  # fmt: skip
+    checks.require(plan is None or isinstance(plan, Plan), "plan", "be a Plan", plan, "Write gk.Plan(width=4).", error=TypeError)
     checks.one_of("order", order, ["shared", "per_seed"])
     if "steps" in space.axes:
         checks.require(steps is None, "steps", "be an argument or an axis, not both", steps, "Leave out one of them.")

@@ -152,6 +152,10 @@ CASES = {
     "a metric that is a vector": (
         lambda: fit(validation=(X, Y), evaluate=lambda p, b: {"errors": b[1]}), TypeError,
         r"`evaluate\['errors'\]` must be a scalar, got float32\[96\]"),
+    "a plan that is a number": (lambda: sweep(plan=4), TypeError, r"`plan` must be a Plan, got 4. Write gk.Plan"),
+    "a decay that ends within the warm-up": (
+        lambda: gk.schedules.warmup_cosine(0.1, 200, 20), ValueError,
+        "`decay_steps` must be above the 200 of the warm-up, got 20"),
     "a plan of no width": (
         lambda: sweep(plan=gk.Plan(width=0)), ValueError, "`plan.width` must be a whole number of at least 1, got 0"),
     "a plan of no device": (lambda: sweep(plan=gk.Plan(devices=())), ValueError, "`plan.devices` must name a device"),
@@ -178,6 +182,10 @@ def test_unknown_metrics_and_goals_are_refused():
     result = sweep(steps=2)
     with pytest.raises(ValueError, match=r"`metric` must be one of .*final_loss.*, got 'accuracy'"):
         result.best("accuracy")
+    with pytest.raises(ValueError, match=r"`metric` must be one of initial_loss, .*, got 'learning_rate'"):
+        result.best("learning_rate")
+    with pytest.raises(ValueError, match="`over` must be one of learning_rate, got 'seeds'"):
+        result.best(over="seeds")
     with pytest.raises(ValueError, match="`goal` must be one of min, max, got 'lowest'"):
         result.best(goal="lowest")
     with pytest.raises(IndexError):

@@ -20,7 +20,7 @@ def test_the_answer_names_rate_accuracy_range_and_files(capsys, tmp_path):
     text = tell(capsys, tmp_path)
     for words in (
         "10 members (5 configurations)", "best: learning_rate=0.1: validation_loss", "accuracy 0.9", "± ", "over 2 seeds",
-        "learning_rate: works from", "diverged at 100", "barely moved at 0.0001",
+        "learning_rate: works from", "diverged at 100", "barely moved, or ended about where they began, at 0.0001",
         "accuracy of the best rate on the test part: 9",
     ):  # fmt: skip
         assert words in text

@@ -50,9 +50,13 @@ def batch_of():
 INPUTS = batch_of()[0]
 
 
-@cache
 def start(name):
     """Parameters of a model with numbers that make every leaf count; drawn by NumPy, as compiling jax.random takes seconds."""
+    return _start(name, jax.config.jax_enable_x64)
+
+
+@cache
+def _start(name, is_x64):
     shapes, rng = jax.eval_shape(MODELS[name].init, KEY), np.random.default_rng(1)
     params = jax.tree.map(lambda leaf: rng.uniform(-0.7, 0.7, leaf.shape).astype(leaf.dtype), shapes)
     return params._replace(state=jax.tree.map(abs, params.state)) if isinstance(params, Stateful) else params

@@ -140,8 +140,31 @@ def test_a_sweep_in_which_nothing_finished_still_prints():
     space = gk.grid(learning_rate=[1e25, 1e30])
     sweep = gk.sweep(descend_quadratic, jnp.zeros(1), space, steps=20, **QUIET)
     assert "none finished" in repr(sweep)
+    assert "Lower the learning rates." in repr(sweep)
     with pytest.raises(ValueError, match="`sweep` must have a member that finished, got 2 diverged"):
         sweep.best()
+
+
+def test_a_sweep_in_which_nothing_improved_says_so():
+    def tell(*rates):
+        space = gk.grid(learning_rate=rates)
+        return repr(gk.sweep(descend_quadratic, jnp.zeros(1), space, steps=5, validation=jnp.zeros(1), **QUIET))
+
+    for text, words in (
+        (
+            tell(1e-12, 1e-11),
+            ("100% ended about where they began, 0% worse", "barely moved, or ended about where they began, at 1e-12"),
+        ),
+        (tell(0.5, 0.7), ("0% ended about where they began, 100% worse", "ended worse than they began at 0.5, 0.7")),
+    ):
+        assert all(part in text for part in (*words, "no configuration improved on its start", "learning_rate: nothing works"))
+        assert "extend" not in text
+        assert "works from" not in text
+
+
+def test_the_last_loss_of_batches_is_a_mean_over_the_last_of_them():
+    sweep = gk.sweep(adam_net, DATA, gk.grid(learning_rate=[0.01]), steps=100, batch_size=8, **QUIET)
+    assert sweep.table().final_loss[0] == pytest.approx(sweep[0].history["loss"][-5:].mean(), rel=1e-6)
 
 
 def test_the_plot_shows_rate_and_curves(swept, tmp_path):

@@ -33,7 +33,7 @@ def run_chunks(places: Sequence[Place], threads: int, tally: Tally, is_interrupt
         if not is_interrupted.is_set():
             _compile(run, *place())
     drive = _drive_together if places[0][0].source.is_lockstep else _drive_apart
-    with ThreadPoolExecutor(threads, initializer=settings.adopt, initargs=(settings.current(),)) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         return drive(places, pool, tally, is_interrupted)
 
 
@@ -57,19 +57,19 @@ def _drive_apart(places, pool, tally, is_interrupted) -> list[Record]:
             chunks.advance(run, chunk, tickets, start, stop, tally)
         return chunks.finish(run, chunk, tally)
 
-    return _results([pool.submit(through, *place) for place in places], is_interrupted)
+    return _results([pool.submit(settings.carried(through), *place) for place in places], is_interrupted)
 
 
 def _drive_together(places, pool, tally, is_interrupted) -> list[Record]:
     if is_interrupted.is_set():
         return [chunks.never_begun(run, *place()) for run, place in places]
     ready = [(run, chunks.begin(run, *place())) for run, place in places]
-    first = places[0][0]
+    first, advance = places[0][0], settings.carried(chunks.advance)
     for start, stop in first.segments():
         if is_interrupted.is_set() or all(chunk.is_resting.all() for _, chunk in ready):
             break
         tickets, count = first.tickets([None], start, stop)
-        tasks = [pool.submit(chunks.advance, *pair, tickets, start, start + count, tally) for pair in ready if count]
+        tasks = [pool.submit(advance, *pair, tickets, start, start + count, tally) for pair in ready if count]
         _results(tasks, is_interrupted)
         if count < stop - start:
             break

@@ -1,6 +1,7 @@
 """The answer a sweep gives: the best configuration, per axis the range that works, what diverged and what barely moved.
 
-All is measured by the share of the possible gain: 0 for a member that ends where it began, 1 for the best configuration.
+All is measured by the share of the possible gain: 0 for a member that ends where it began, 1 for the best configuration. Where the
+best gained nothing, a share of the start stands in.
 """
 
 from __future__ import annotations
@@ -21,20 +22,21 @@ class AxisSummary(NamedTuple):
     Attributes:
         name: The axis.
         best: The value of the best configuration.
-        low, high: The ends of the unbroken range around it in which the gain is at least ``WORKS_FROM`` and no member diverged.
+        low, high: The ends of the unbroken range around it in which the gain is at least ``WORKS_FROM`` and no member diverged;
+            ``None`` if nothing gained.
         diverged: Values at which any member diverged.
-        barely_moved: Values below the best at which the gain is within ``BARELY_MOVED_UP_TO`` of nothing and no member diverged.
-        no_better: Other values at which the gain is below that, though no member diverged.
-        edge: ``"lower"`` or ``"upper"`` if the best value ends the axis, else ``None``.
+        barely_moved: Values at which the gain is within ``BARELY_MOVED_UP_TO`` of nothing and no member diverged.
+        worsened: Values at which the metric got worse by more than that, though no member diverged.
+        edge: ``"lower"`` or ``"upper"`` if the best value ends the axis, ``None`` if it does not or nothing gained.
     """
 
     name: str
     best: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     diverged: tuple[float, ...]
     barely_moved: tuple[float, ...]
-    no_better: tuple[float, ...]
+    worsened: tuple[float, ...]
     edge: str | None
 
 
@@ -50,8 +52,10 @@ class Summary(NamedTuple):
         axes: One entry per numeric axis with more than one value.
         share_diverged: Of the members.
         share_barely_moved: Of the members, those whose gain is within ``BARELY_MOVED_UP_TO`` of nothing.
+        share_worsened: Of the members, those that did not diverge and got worse by more than that.
         notes: What else the reader must know.
         replicates: What the members of a configuration differ by, in the plural.
+        has_gained: Whether the best configuration improved on its start.
     """
 
     num_members: int
@@ -63,8 +67,10 @@ class Summary(NamedTuple):
     axes: tuple[AxisSummary, ...]
     share_diverged: float
     share_barely_moved: float
+    share_worsened: float
     notes: tuple[str, ...]
     replicates: str
+    has_gained: bool
 
     def __str__(self) -> str:
         counts = ", ".join(f"{number} {status.lower()}" for status, number in self.counts.items())
@@ -72,10 +78,12 @@ class Summary(NamedTuple):
         spread = functools.partial(_spread, count=len(self.best.members), replicates=self.replicates)
         lines = [
             f"{_count(self.num_members, 'member')} ({_count(self.num_configurations, 'configuration')}) "
-            f"in {self.seconds:.1f} s: {counts}; "
-            f"{self.share_barely_moved:.0%} ended about where they began",
+            f"in {self.seconds:.1f} s: {counts}; {self.share_barely_moved:.0%} ended about where they began, "
+            f"{self.share_worsened:.0%} worse",
             f"best: {names}: {self.best.metric} {spread(self.best.mean, self.best.std)}",
         ]
+        if not self.has_gained:
+            lines.append("no configuration improved on its start")
         lines += [f"      {name} {spread(*values)}" for name, values in self.others.items()]
         for axis in self.axes:
             lines += _axis_lines(axis)
@@ -83,16 +91,17 @@ class Summary(NamedTuple):
 
 
 def _axis_lines(axis: AxisSummary) -> list[str]:
-    lines = [f"{axis.name}: works from {_short(axis.low)} to {_short(axis.high)} (at least {WORKS_FROM:.0%} of the best gain)"]
+    found = f"works from {_short(axis.low)} to {_short(axis.high)} (at least {WORKS_FROM:.0%} of the best gain)"
+    lines = [f"{axis.name}: {'nothing works' if axis.low is None else found}"]
     if axis.diverged:
         lines.append(f"    diverged at {_span(axis.diverged)}")
-    if axis.no_better:
-        lines.append(f"    ended no better than they began at {_span(axis.no_better)}")
+    if axis.worsened:
+        lines.append(f"    ended worse than they began at {_span(axis.worsened)}")
     if axis.barely_moved:
-        lines.append(f"    barely moved at {_span(axis.barely_moved)}")
+        lines.append(f"    barely moved, or ended about where they began, at {_span(axis.barely_moved)}")
     if axis.edge:
         lines.append(f"    the best value sits at the {axis.edge} edge of the range: extend it beyond {_short(axis.best)}")
-    else:
+    elif axis.low is not None:
         lines.append("    the best value lies inside the range tried")
     return lines
 
@@ -110,7 +119,11 @@ def summarize(
         goal: Whether the metric is wanted small (``"min"``) or large (``"max"``).
         seconds, notes: Handed through.
     """
-    gains = _gains(table, best, goal)
+    starts = _starts(table, best.metric)
+    improvements = (1 if goal == "min" else -1) * (starts - table[best.metric])
+    possible = improvements.iloc[list(best.members)].mean()
+    has_gained = bool(possible > 0)
+    gains = improvements / (possible if has_gained else starts.abs().median())
     keys = [name for name in axes if name != "seed"]
     diverged = table.status.eq("DIVERGED")
     metrics = [name.removeprefix("initial_") for name in table if name.startswith("initial_") and name != "initial_loss"]
@@ -126,30 +139,33 @@ def summarize(
         seconds=seconds,
         best=best,
         others={name: (rows[name].mean(), rows[name].std()) for name in metrics if name != best.metric},
-        axes=tuple(_axis(measured, name, best.hyper[name]) for name in numeric),
+        axes=tuple(_axis(measured, name, best.hyper[name], has_gained) for name in numeric),
         share_diverged=float(diverged.mean()),
         share_barely_moved=float(((gains.abs() <= BARELY_MOVED_UP_TO) & ~diverged).mean()),
+        share_worsened=float(((gains < -BARELY_MOVED_UP_TO) & ~diverged).mean()),
         notes=tuple(notes),
         replicates="seeds" if "seed" in axes else "members",
+        has_gained=has_gained,
     )
 
 
-def _gains(table, best, goal):
-    """The improvement of each member over its own start, as a share of the best configuration's."""
-    sign = 1 if goal == "min" else -1
-    initial = "initial_loss" if best.metric == "final_loss" else f"initial_{best.metric}"
-    starts = table[initial if initial in table else best.metric]
-    gains = sign * (starts - table[best.metric])
-    possible = gains.iloc[list(best.members)].mean()
-    return gains / (possible if possible > 0 else float("nan"))
+def _starts(table, metric):
+    """The metric of each member before its first step; its last value where that was not taken."""
+    initial = "initial_loss" if metric in ("final_loss", "best_loss") else f"initial_{metric}"
+    return table[initial if initial in table else metric]
 
 
-def _axis(measured, name, best_value) -> AxisSummary:
+def _axis(measured, name, best_value, has_gained) -> AxisSummary:
     per_configuration = measured.groupby("_configuration").agg(
         value=(name, "first"), gain=("_gain", "mean"), diverged=("_diverged", "any")
     )
     per_value = per_configuration.groupby("value").agg(gain=("gain", "max"), diverged=("diverged", "all"))
     any_diverged = measured.groupby(name)._diverged.any()
+    still = per_value.gain.abs().le(BARELY_MOVED_UP_TO) & ~any_diverged
+    worse = per_value.gain.lt(-BARELY_MOVED_UP_TO) & ~any_diverged
+    picked = [tuple(mask.index[mask]) for mask in (any_diverged, still, worse)]
+    if not has_gained:
+        return AxisSummary(name, best_value, None, None, *picked, None)
     values = list(per_value.index)
     works = [gain >= WORKS_FROM and not bad for gain, bad in zip(per_value.gain, per_value.diverged)]
     place = values.index(best_value)
@@ -158,10 +174,7 @@ def _axis(measured, name, best_value) -> AxisSummary:
         low -= 1
     while high < len(values) - 1 and works[high + 1]:
         high += 1
-    idle = per_value.gain.le(BARELY_MOVED_UP_TO) & ~any_diverged
-    still = idle & per_value.gain.ge(-BARELY_MOVED_UP_TO) & (per_value.index < best_value)
     edge = "lower" if place == 0 else "upper" if place == len(values) - 1 else None
-    picked = [tuple(mask.index[mask]) for mask in (any_diverged, still, idle & ~still)]
     return AxisSummary(name, best_value, values[low], values[high], *picked, edge)
 
 

@@ -52,7 +52,8 @@ class Fit:
         course = f"loss {losses[0]:.4g} to {losses[-1]:.4g}" if len(losses) else "no finite loss"
         metrics = "".join(f", {name} {value:.4g}" for name, value in self.metrics.items())
         where = f" (first bad: {self.bad_leaf} in step {self.steps + 1})" if self.bad_leaf else ""
-        return f"Fit {self.status.name}: {self.steps} steps in {self.seconds:.1f} s, {course}{metrics}{where}"
+        steps = f"{self.steps} step{'s' * (self.steps != 1)}"
+        return f"Fit {self.status.name}: {steps} in {self.seconds:.1f} s, {course}{metrics}{where}"
 
 
 def from_lane(record: Record, lane: int, seconds: float) -> Fit:

@@ -72,7 +72,11 @@ class Sweep:
         return "validation_loss" if "validation_loss" in self.fits[0].metrics else "final_loss"
 
     def table(self) -> pd.DataFrame:
-        """A row per member: hyper-parameters, status, steps made, first, last and lowest finite loss, metrics, first bad leaf."""
+        """A row per member: hyper-parameters, status, steps made, losses, metrics, first bad leaf.
+
+        ``initial_loss`` is that of the first batch, ``final_loss`` the mean over the last twentieth of the steps made (one batch
+        alone is noise), ``best_loss`` the lowest of any batch.
+        """
         import pandas as pd
 
         return pd.DataFrame([self._row(member) for member in range(len(self))])
@@ -87,7 +91,7 @@ class Sweep:
             "status": fit.status.name,
             "steps_made": fit.steps,
             "initial_loss": losses[0],
-            "final_loss": losses[-1],
+            "final_loss": losses[-max(len(losses) // 20, 1) :].mean(),
             "best_loss": losses.min(),
             **fit.metrics,
             **starts,
@@ -120,7 +124,7 @@ class Sweep:
         Args:
             metric: A column of the table. Default: the validation loss, or without validation data the last training loss.
             goal: ``"min"`` or ``"max"``.
-            over: The axis to average over; ignored if the sweep has no such axis.
+            over: The axis to average over; ``"seed"`` may be missing.
 
         Raises:
             ValueError: If the metric or the goal is unknown, or no member finished.
@@ -128,11 +132,13 @@ class Sweep:
         metric = metric or self.metric
         table = self.table()
         checks.one_of("goal", goal, ["min", "max"])
-        checks.one_of("metric", metric, [name for name in table if table[name].dtype.kind == "f"])
+        checks.one_of("metric", metric, self._metrics(table))
+        if over is not None and over != "seed":
+            checks.one_of("over", over, list(self.hyper[0]))
         scores = (1 if goal == "min" else -1) * table[metric].to_numpy()
         is_sound = table.status.eq(Status.FINISHED.name).to_numpy() & np.isfinite(scores)
         checks.require(is_sound.any(), "sweep", "have a member that finished", checks.Described(self._counts()),
-                       "Lower the learning rates.")  # fmt: skip
+                       self._remedy())  # fmt: skip
 
         def rank(members):
             sound = [member for member in members if is_sound[member]]
@@ -176,11 +182,21 @@ class Sweep:
         import pandas as pd
 
         table, axes, metric = self.table(), [*self.hyper[0]], metric or self.metric
-        checks.one_of("metric", metric, [name for name in table if table[name].dtype.kind == "f"])
+        checks.one_of("metric", metric, self._metrics(table))
         if axis is not None:
             checks.one_of("axis", axis, plots.drawable(table, axes))
         losses = pd.DataFrame({member: pd.Series(fit.history["loss"].astype(float)) for member, fit in enumerate(self.fits)})
         return plots.draw_sweep(table, losses, axes, metric=metric, axis=axis)
+
+    def _metrics(self, table) -> list[str]:
+        return [name for name in table if table[name].dtype.kind == "f" and name not in self.hyper[0]]
+
+    def _remedy(self) -> str:
+        if not any(fit.status == Status.DIVERGED for fit in self.fits):
+            return " ".join(["Let them make their steps.", *self.notes])
+        if any(fit.status == Status.DIVERGED and fit.steps == 0 for fit in self.fits):
+            return "The first step already failed: look at targets, data and initialization."
+        return "Lower the learning rates."
 
     def _counts(self) -> str:
         names = [fit.status.name for fit in self.fits]
@@ -191,8 +207,8 @@ class Sweep:
             return str(self.summary())
         first = min(range(len(self)), key=lambda member: self.fits[member].steps)
         return (
-            f"Sweep of {len(self)} members in {self.seconds:.1f} s: {self._counts()}; none finished. First to fail: member "
-            f"{first}, {self.hyper[first]}: {self.fits[first]!r}"
+            f"Sweep of {len(self)} members in {self.seconds:.1f} s: {self._counts()}; none finished. First to stop: member "
+            f"{first}, {self.hyper[first]}: {self.fits[first]!r}. {self._remedy()}"
         )
 
 
