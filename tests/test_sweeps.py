@@ -174,6 +174,30 @@ def test_the_plot_shows_rate_and_curves(swept, tmp_path):
     assert (tmp_path / "sweep.png").stat().st_size > 10_000
 
 
+def test_the_plot_stands_for_the_best_of_several_axes_and_takes_words():
+    def make(h):
+        return gk.descent(net_loss, init_net, {"sgd": optax.sgd, "adam": optax.adam}[h.optimizer](h.learning_rate))
+
+    space = gk.grid(optimizer=["sgd", "adam"], learning_rate=[0.003, 0.03, 0.3], seed=range(2))
+    sweep = gk.sweep(make, DATA, space, steps=30, validation=DATA, **QUIET)
+    lines = {line.get_label(): line.get_ydata() for line in sweep.plot().axes[0].lines}
+    table = sweep.table().groupby(["learning_rate", "optimizer"]).validation_loss.mean()
+    assert lines["best"].tolist() == pytest.approx(table.groupby("learning_rate").min().tolist())
+    words = sweep.plot(axis="optimizer").axes[0]
+    assert [label.get_text() for label in words.get_xticklabels()] == ["adam", "sgd"]
+    with pytest.raises(ValueError, match="`axis` must be one of optimizer, learning_rate, got 'seed'"):
+        sweep.plot(axis="seed")
+
+
+def test_a_random_sample_is_drawn_as_points_and_has_no_ranges():
+    make = lambda h: gk.descent(net_loss, init_net, gk.optimizers.momentum(h.learning_rate, momentum=h.momentum))  # noqa: E731
+    space = gk.sample(8, learning_rate=gk.log_uniform(1e-3, 0.1), momentum=gk.uniform(0.0, 0.9))
+    sweep = gk.sweep(make, DATA, space, steps=30, batch_size=16, **QUIET)
+    assert sweep.summary().axes == ()
+    points = sweep.plot().axes[0].lines[0]
+    assert (points.get_label(), points.get_linestyle(), len(points.get_xdata())) == ("configurations", "None", 8)
+
+
 def test_a_stream_gives_what_the_arrays_give_in_the_same_order():
     arrays = gk.sweep(adam_net, DATA, gk.grid(learning_rate=[0.01, 0.1, 0.03]), steps=120, batch_size=8, **QUIET)
     order = gk.data.source(DATA, batch_size=8, key=0, per_seed=False).tickets(None, 0, 120)

@@ -15,83 +15,141 @@ BLUE, RED, GRAY = "#2563a8", "#c23b22", "#8a8a8a"
 HEADROOM = 4.0  # values above the start by more than this factor are marked at the top instead of drawn to scale
 
 
-def drawable(table: pd.DataFrame, axes: list[str]) -> list[str]:
-    """The axes that a metric can be drawn against: numeric ones, a ``seed`` axis apart."""
-    return [name for name in axes if name != "seed" and table[name].dtype.kind in "iuf" and table[name].notna().all()]
+def drawable(axes: list[str]) -> list[str]:
+    """The axes that a metric can be drawn against: all but ``seed``, whose members are averaged."""
+    return [name for name in axes if name != "seed"]
 
 
-def draw_sweep(table: pd.DataFrame, losses: pd.DataFrame, axes: list[str], *, metric: str, axis: str | None) -> Figure:
+def draw_sweep(
+    table: pd.DataFrame,
+    losses: pd.DataFrame,
+    axes: list[str],
+    configurations: list[tuple[int, ...]],
+    *,
+    metric: str,
+    goal: str,
+    axis: str | None,
+) -> Figure:
     """Two panels: the metric against an axis, and the loss over the steps for every value of the axis.
 
     Args:
         table: As from ``Sweep.table``.
         losses: The training loss, a row per step and a column per member.
         axes: Names of the hyper-parameters.
+        configurations: The members of each.
         metric: A column of the table.
-        axis: The axis to draw against; default: the numeric one with the most values, a ``seed`` axis apart.
+        goal: Whether it is wanted small (``"min"``) or large (``"max"``).
+        axis: The axis to draw against; default: a numeric one before others, the one with the most values.
     """
     from matplotlib.figure import Figure
 
-    axis = axis or max(drawable(table, axes), key=lambda name: table[name].nunique(), default=None)
+    axis = axis or max(drawable(axes), key=lambda name: (_is_numeric(table[name]), table[name].nunique()), default="member")
+    column = table[axis] if _is_numeric(table[axis]) else table[axis].map(str)
+    frame = _summed_up(table, configurations, column, metric, goal)
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    if axis is None:
+    if axis == "member":
         left.set_visible(False)
     else:
-        draw_against_axis(left, table, axis, metric)
-    draw_curves(right, table, losses, axis)
+        is_sample = len(drawable(axes)) > 1 and frame.value.nunique() == len(frame)
+        draw_against_axis(left, table, frame, column, metric, is_sample=is_sample)
+    draw_curves(right, table, frame, column, losses)
     return figure
 
 
-def draw_against_axis(ax: Axes, table: pd.DataFrame, axis: str, metric: str) -> Axes:
-    """The metric's mean over members with the same value, a band from lowest to highest, a mark where any diverged."""
-    diverged = table.groupby(axis).status.agg(lambda status: status.eq("DIVERGED").any())
-    sound = table[table.status != "DIVERGED"].groupby(axis)[metric]
-    middle, low, high = sound.mean(), sound.min(), sound.max()
+def draw_against_axis(ax: Axes, table, frame, column, metric: str, *, is_sample: bool) -> Axes:
+    """For each value the best configuration that has it (mean over seeds, band from lowest to highest), others as faint dots.
+
+    Diverged configurations are marked at the top. A random sample, where no value stands twice, gets no line.
+    """
+    place = _places(column)
+    sound = frame[~frame.diverged & frame["mean"].notna()]
+    best = sound[sound.is_best].assign(value=sound.value.map(place)).sort_values("value")
+    others = sound[~sound.is_best]
     initial = "initial_loss" if metric in ("final_loss", "best_loss") else f"initial_{metric}"
     start = table[initial].median() if initial in table else np.nan
     top = HEADROOM * start if metric.endswith("loss") and start > 0 else np.inf
-    inside = middle <= top
-    ax.fill_between(middle.index, low, high, color=BLUE, alpha=0.2, linewidth=0, label="lowest to highest")
-    ax.plot(middle.index[inside], middle[inside], "o-", color=BLUE, markersize=3.5, label="mean")
+    inside, is_spread = best["mean"] <= top, (best.high > best.low).any() and not is_sample
+    if is_spread:
+        ax.fill_between(best.value, best.low, best.high, color=BLUE, alpha=0.2, linewidth=0, label="lowest to highest seed")
+    label = "configurations" if is_sample else "best" if len(others) else "mean over seeds" if is_spread else metric
+    ax.plot(best.value[inside], best["mean"][inside], "o" if is_sample else "o-", color=BLUE, markersize=3.5, label=label)
+    others = others[others["mean"] <= top]
+    if len(others):
+        ax.plot(others.value.map(place), others["mean"], ".", color=GRAY, alpha=0.5, markersize=4, label="other configurations")
     if np.isfinite(start):
         ax.axhline(start, color=GRAY, linewidth=0.8, linestyle=":", label="at the start")
-    _mark_at_top(ax, middle.index[~inside], "^", BLUE, "above the chart")
-    _mark_at_top(ax, diverged.index[diverged], "x", RED, "diverged")
-    _scale(ax.set_xscale, table[axis])
-    _limit(ax, low[inside], top if np.isfinite(top) else None)
-    ax.set_xlabel(axis)
+    _mark_at_top(ax, best.value[~inside], "^", BLUE, "above the chart")
+    _mark_at_top(ax, frame.value[frame.diverged].map(place).unique(), "x", RED, "diverged")
+    if _is_numeric(column):
+        _scale(ax.set_xscale, column)
+    else:
+        ax.set_xticks(list(place.values()), list(place))
+        ax.margins(x=0.2)
+    _limit(ax, best.low[inside], top if np.isfinite(top) else None)
+    ax.set_xlabel(column.name)
     ax.set_ylabel(metric)
     ax.legend(frameon=False, fontsize=8)
     return _clean(ax)
 
 
-def draw_curves(ax: Axes, table: pd.DataFrame, losses: pd.DataFrame, axis: str | None) -> Axes:
-    """The loss over the steps, averaged over the members with the same value of the axis, dashed where any of them diverged.
+def draw_curves(ax: Axes, table: pd.DataFrame, frame, column, losses: pd.DataFrame) -> Axes:
+    """The loss over the steps: for each value the best configuration that has it, averaged over its members.
 
-    Each curve is smoothed over a fiftieth of the run; its color says the value.
+    Each curve is smoothed over a fiftieth of the run; its color says the value; it is dashed if a member diverged.
     """
     import matplotlib
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import LogNorm, Normalize
 
-    values = table[axis] if axis else table.member
-    norm = (LogNorm if _is_wide(values) else Normalize)(values.min(), values.max() + (values.min() == values.max()))
+    place, is_scaled = _places(column), _is_numeric(column)
+    places = column.map(place)
+    norm = (LogNorm if is_scaled and _is_wide(column) else Normalize)(places.min(), places.max() + (places.nunique() == 1))
     colors = matplotlib.colormaps["viridis"]
     start = table.initial_loss.median()
     lows = []
-    for value, members in values.groupby(values):
-        own = losses[members.index].replace([np.inf, -np.inf], np.nan)
+    for row in frame[frame.is_best].itertuples():
+        own = losses[list(row.members)].replace([np.inf, -np.inf], np.nan)
         curve = own.mean(axis=1).rolling(max(len(own) // 50, 1), min_periods=1).mean().where(own.notna().any(axis=1))
-        has_diverged = table.status[members.index].eq("DIVERGED").any()
-        ax.plot(curve.index, curve, "--" if has_diverged else "-", color=colors(norm(value)), linewidth=1)
+        style = "--" if row.diverged else "-"
+        color = colors(norm(place[row.value]) * (1 if is_scaled else 0.9))
+        ax.plot(curve.index, curve, style, color=color, linewidth=1, label=str(row.value))
         lows.append(curve.min())
     _limit(ax, np.array(lows), HEADROOM * start if start > 0 else None)
     ax.set_xlabel("step")
     ax.set_ylabel("training loss (dashed: diverged)")
-    if axis:
-        ax.figure.colorbar(ScalarMappable(norm, colors), ax=ax, label=axis)
+    if is_scaled:
+        ax.figure.colorbar(ScalarMappable(norm, colors), ax=ax, label=column.name)
+    else:
+        ax.legend(frameon=False, fontsize=8, title=column.name)
     return _clean(ax)
+
+
+def _summed_up(table, configurations, column, metric, goal):
+    """A row per configuration: its members and value, mean, lowest and highest of the metric, whether a member diverged.
+
+    ``is_best``: whether it is the best of those with its value; a diverged one only if all of them are.
+    """
+    import pandas as pd
+
+    rows = []
+    for members in configurations:
+        scores = table[metric].iloc[list(members)]
+        diverged = bool(table.status.iloc[list(members)].eq("DIVERGED").any())
+        rows.append((members, column.iloc[members[0]], scores.mean(), scores.min(), scores.max(), diverged))
+    frame = pd.DataFrame(rows, columns=["members", "value", "mean", "low", "high", "diverged"])
+    order = frame.assign(rank=frame["mean"] * (1 if goal == "min" else -1)).sort_values(["diverged", "rank"])
+    return frame.assign(is_best=frame.index.isin(order.groupby("value").head(1).index))
+
+
+def _places(column) -> dict:
+    """Where each value stands on the axis: numbers where they are, words side by side."""
+    values = sorted(column.unique())
+    return {value: value if _is_numeric(column) else place for place, value in enumerate(values)}
+
+
+def _is_numeric(column) -> bool:
+    return column.dtype.kind in "iuf" and bool(column.notna().all())
 
 
 def _mark_at_top(ax, positions, marker, color, label):

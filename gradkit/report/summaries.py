@@ -1,7 +1,7 @@
 """The answer a sweep gives: the best configuration, per axis the range that works, what diverged and what barely moved.
 
-All is measured by the share of the possible gain: 0 for a member that ends where it began, 1 for the best configuration. Where the
-best gained nothing, a share of the start stands in.
+All is measured by the share of the possible gain: 0 for a member that ends where it began, 1 for the best configuration. Where
+the best gained nothing, a share of the start stands in.
 """
 
 from __future__ import annotations
@@ -132,6 +132,8 @@ def summarize(
     measured = table[axes].assign(_gain=gains, _diverged=diverged, _configuration=[place[member] for member in table.member])
     numeric = [name for name in keys if table[name].dtype.kind in "iuf" and table[name].nunique() > 1]
     numeric = [name for name in numeric if table[name].notna().all()]  # a batch size of None stands for all examples
+    if len(keys) > 1:  # in a random sample each value stands for one configuration only, and a range for nothing
+        numeric = [name for name in numeric if table[name].nunique() < len(configurations)]
     return Summary(
         num_members=len(table),
         num_configurations=len(configurations),

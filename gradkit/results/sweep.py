@@ -177,16 +177,25 @@ class Sweep:
             self.table(), [*self.hyper[0]], self.configurations(), best, goal=goal, seconds=self.seconds, notes=self.notes
         )
 
-    def plot(self, metric: str | None = None, axis: str | None = None):
-        """Draw the metric against an axis (band over seeds, diverged marked) and the curves; returns a matplotlib figure."""
+    def plot(self, metric: str | None = None, axis: str | None = None, goal: str = "min"):
+        """Draw the metric against an axis, and the curves; returns a matplotlib figure.
+
+        Each value of the axis stands for the best configuration that has it: mean and band over its seeds.
+
+        Args:
+            metric: A column of the table; default as in :meth:`best`.
+            axis: Default: the numeric axis with the most values.
+            goal: ``"min"`` or ``"max"``.
+        """
         import pandas as pd
 
         table, axes, metric = self.table(), [*self.hyper[0]], metric or self.metric
         checks.one_of("metric", metric, self._metrics(table))
+        checks.one_of("goal", goal, ["min", "max"])
         if axis is not None:
-            checks.one_of("axis", axis, plots.drawable(table, axes))
+            checks.one_of("axis", axis, plots.drawable(axes))
         losses = pd.DataFrame({member: pd.Series(fit.history["loss"].astype(float)) for member, fit in enumerate(self.fits)})
-        return plots.draw_sweep(table, losses, axes, metric=metric, axis=axis)
+        return plots.draw_sweep(table, losses, axes, self.configurations(), metric=metric, goal=goal, axis=axis)
 
     def _metrics(self, table) -> list[str]:
         return [name for name in table if table[name].dtype.kind == "f" and name not in self.hyper[0]]
