@@ -90,6 +90,7 @@ def test_statuses_metrics_and_histories_say_what_happened(swept):
     assert fit.metrics["validation_loss"] == pytest.approx(float(net_loss(swept.params(4), held_out)), rel=1e-5)
     assert fit.metrics["mean_error"] == pytest.approx(float(errors(swept.params(4), held_out)["mean_error"]), rel=1e-5)
     assert swept[6].steps < 5
+    assert "rests at its last finite state" in swept[6].status.message
     chex.assert_tree_all_finite(swept.params(6))
 
 

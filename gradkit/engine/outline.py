@@ -172,11 +172,6 @@ def _flow(closed: ClosedJaxpr, tainted_inputs: list[bool]) -> list[bool]:
     return [not isinstance(var, Literal) and var in tainted for var in jaxpr.outvars]
 
 
-def unused_axes(outlines: list[Outline], axes: list[str]) -> list[str]:
-    """The axes that no program of a sweep read."""
-    return [name for name in axes if not any(name in outline.reads for outline in outlines)]
-
-
 def as_leaf(value) -> jax.Array:
     """A number as a strong scalar: int32, or the default float type (float64 under x64)."""
     is_whole = jnp.issubdtype(jnp.result_type(value), jnp.integer)
