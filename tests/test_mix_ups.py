@@ -20,22 +20,49 @@ QUIET = {"progress": False}
 
 
 def test_start_noise_and_draws_come_from_different_keys():
-    """A loss is the squared distance of two normals drawn from what each is given: zero if the keys are one."""
+    """The squared distances of three normals drawn from what each is given: zero where two keys are one."""
     normal = lambda key: jax.random.normal(key, (3,))  # noqa: E731
+    distance = lambda one, other: jnp.sum((one - other) ** 2)  # noqa: E731
 
     def loss(params, state, batch, key):
-        return jnp.sum((params - normal(key)) ** 2) + jnp.sum((params - batch) ** 2), (state, {
-            "noise_is_batch": jnp.sum((normal(key) - batch) ** 2),
-        })  # fmt: skip
+        noise = normal(key)
+        distances = {
+            "start_noise": distance(params, noise),
+            "start_draw": distance(params, batch),
+            "noise_draw": distance(noise, batch),
+        }
+        return distance(params, 0.0), (state, distances)
 
     starts = [normal, lambda key: normal(jax.random.split(key)[0]), lambda key: normal(jax.random.split(key, 5)[2])]
     for init in starts:
         make = lambda h, init=init: gk.descent(loss, init, optax.sgd(0.0), state=jnp.zeros(()))  # noqa: E731
+        lone = gk.fit(make(None), gk.drawn(normal), steps=6, **QUIET)
+        assert min(lone.history[name].min() for name in ("start_noise", "start_draw", "noise_draw")) > 0.01
         for order in ("shared", "per_seed"):
             sweep = gk.sweep(make, gk.drawn(normal), gk.grid(seed=range(4)), steps=6, order=order, **QUIET)
-            assert min(fit.history["loss"].min() for fit in sweep) > 0.05
-            assert min(fit.history["noise_is_batch"].min() for fit in sweep) > 0.05
+            for name in ("start_noise", "start_draw", "noise_draw"):
+                assert min(fit.history[name].min() for fit in sweep) > 0.01, name
             assert len({float(fit.history["loss"][0]) for fit in sweep}) == 4
+
+
+def test_a_seed_that_changes_only_what_no_loss_depends_on_still_counts():
+    init = lambda key: init_net(jax.random.key(0)) | {"spare": jax.random.normal(key, (2,))}  # noqa: E731
+    make = lambda h: gk.descent(net_loss, init, optax.sgd(h.learning_rate))  # noqa: E731
+    sweep = gk.sweep(make, DATA, gk.grid(learning_rate=[0.1], seed=range(2)), steps=2, **QUIET)
+    assert not same_bits(sweep.params(0)["spare"], sweep.params(1)["spare"])
+
+
+def test_a_configuration_with_a_diverged_seed_loses_to_a_whole_one():
+    """The rate is good for one seed of two, and the best of all there."""
+
+    def make(h):
+        rate = jnp.where((h.learning_rate > 0.05) & (h.seed == 1), 1e30, h.learning_rate)
+        return gk.descent(net_loss, init_net, optax.sgd(rate))
+
+    sweep = gk.sweep(make, DATA, gk.grid(learning_rate=[0.01, 0.1], seed=range(2)), steps=30, validation=DATA, **QUIET)
+    assert [fit.status.name for fit in sweep] == ["FINISHED"] * 3 + ["DIVERGED"]
+    assert sweep[2].metrics["validation_loss"] < min(sweep[0].metrics["validation_loss"], sweep[1].metrics["validation_loss"])
+    assert sorted(sweep.best().members) == [0, 1]
 
 
 @pytest.mark.parametrize("threads", [1, 2])
