@@ -68,7 +68,7 @@ class Sweep:
 
     @property
     def metric(self) -> str:
-        """What ranks members unless told otherwise: the validation loss, or without validation data the last training loss."""
+        """What ranks members unless told otherwise: the validation loss, or without validation data the final training loss."""
         return "validation_loss" if "validation_loss" in self.fits[0].metrics else "final_loss"
 
     def table(self) -> pd.DataFrame:
@@ -122,7 +122,7 @@ class Sweep:
         A configuration counts only if all its members finished; where none did, those that finished count.
 
         Args:
-            metric: A column of the table. Default: the validation loss, or without validation data the last training loss.
+            metric: A column of the table. Default: the validation loss, or without validation data the final training loss.
             goal: ``"min"`` or ``"max"``.
             over: The axis to average over; ``"seed"`` may be missing.
 
