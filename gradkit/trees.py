@@ -61,6 +61,11 @@ def finite_leaves(tree: Any, *, lane_axes: int = 0) -> jax.Array:
     return jnp.stack(leaves, axis=-1) if leaves else jnp.ones((0,), bool)
 
 
+def strong(tree: Any) -> Any:
+    """The tree without weak types, under which the programs that take it would compile twice."""
+    return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), tree)
+
+
 def select_lanes(mask: jax.Array, chosen: Any, other: Any) -> Any:
     """Leaf by leaf, lanes of ``chosen`` where ``mask`` (shape ``m``) holds, else of ``other``; lanes lead each leaf."""
 

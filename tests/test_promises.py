@@ -1,4 +1,4 @@
-"""What the house promises about numbers: bits, neighbours, lanes, devices, closed forms."""
+"""What the house promises about numbers: bits, neighbors, lanes, devices, closed forms."""
 
 import os
 import pathlib
@@ -103,7 +103,7 @@ def test_threads_change_no_bit(by_width, width):
 
 
 @pytest.mark.parametrize("width", [2, 4, 9])
-def test_other_neighbours_change_no_bit(by_width, width):
+def test_other_neighbors_change_no_bit(by_width, width):
     """The first two members keep their lanes; all others get other rates."""
     rates = [member["learning_rate"] for member in SPACE]
     other = gk.zipped(learning_rate=rates[:2] + [rate * 3 for rate in rates[2:]], seed=[member["seed"] for member in SPACE])

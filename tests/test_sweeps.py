@@ -2,7 +2,6 @@
 
 import os
 import signal
-import threading
 
 import chex
 import flax.nnx as nnx
@@ -14,6 +13,7 @@ import pytest
 from problems import adam_net, apply_net, descend_quadratic, errors, init_net, net_loss, regression_data, same_bits
 
 import gradkit as gk
+from gradkit.engine import chunk
 
 DATA = regression_data()
 QUIET = {"progress": False}
@@ -288,30 +288,26 @@ def test_an_nnx_module_with_batch_norm_and_dropout_is_swept_over_rates_and_seeds
 
 
 @pytest.mark.parametrize("is_streamed", [False, True])
-def test_an_interrupt_returns_what_there_is(is_streamed):
+def test_an_interrupt_returns_what_there_is(is_streamed, monkeypatch):
     """Ctrl-C arrives while the first of two groups runs: its segment is finished, the second never begins."""
-    order = gk.data.source(DATA, batch_size=8, key=0, per_seed=False).tickets(None, 0, 1000)
+    usual = chunk.advance
 
-    def batches(start):
-        for step, rows in enumerate(order[start:], start):
-            if step == 150:
-                os.kill(os.getpid(), signal.SIGINT)
-            yield tuple(a[rows] for a in DATA)
+    def advance_then_interrupt(run, part, tickets, start, stop, tally):
+        usual(run, part, tickets, start, stop, tally)
+        if start == 100:
+            os.kill(os.getpid(), signal.SIGINT)
 
     def make(h):
         optimizer = {"adam": optax.adam, "sgd": optax.sgd}[h.optimizer]
         return gk.descent(net_loss, init_net, optimizer(0.01))
 
-    timer = threading.Timer(3.0, os.kill, (os.getpid(), signal.SIGINT))
-    space = gk.grid(optimizer=["adam", "sgd"])
-    if is_streamed:
-        sweep = gk.sweep(make, gk.stream(batches), space, steps=1000, **QUIET)
-    else:
-        timer.start()
-        sweep = gk.sweep(make, DATA, space, steps=2 * 10**6, batch_size=8, **QUIET)
-    timer.cancel()
+    monkeypatch.setattr(chunk, "advance", advance_then_interrupt)
+    order = gk.data.source(DATA, batch_size=8, key=0, per_seed=False).tickets(None, 0, 1000)
+    batches = gk.stream(lambda start: (tuple(a[rows] for a in DATA) for rows in order[start:]))
+    data, size, steps = (batches, None, 1000) if is_streamed else (DATA, 8, 10**6)
+    sweep = gk.sweep(make, data, gk.grid(optimizer=["adam", "sgd"]), steps=steps, batch_size=size, **QUIET)
     assert [fit.status.name for fit in sweep] == ["STOPPED", "STOPPED"]
-    assert sweep[0].steps == 200 if is_streamed else sweep[0].steps > 0
+    assert 200 <= sweep[0].steps < steps
     assert (sweep[1].steps, sweep[1].params) == (0, None)
     assert np.isfinite(sweep[0].losses).all()
     assert "2 stopped" in repr(sweep)

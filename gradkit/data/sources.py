@@ -69,7 +69,7 @@ def stream(open: Any) -> Stream:
 
 
 def source(data: Any, *, batch_size: Any = None, key: Any = 0, per_seed: bool = False) -> Source:
-    """Recognise what was given as data.
+    """Recognize what was given as data.
 
     :func:`drawn` and :func:`stream` say what they are. An iterator, a generator and any other iterable that is no
     pytree of arrays (a data loader) is a stream that can be read once. The rest is a pytree of arrays; a list of

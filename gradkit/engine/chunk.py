@@ -88,7 +88,7 @@ def rerun_of(run: Run, lanes: Lanes, tickets) -> Callable:
         state, _, finite = segment.compiled(run.program).advance(
             run.source.resident, lanes, state, blank, tickets, np.int32(first), np.int32(last)
         )
-        return state, finite
+        return state, np.asarray(finite)
 
     return rerun
 

@@ -60,34 +60,37 @@ def bring_to_rest(rerun: Callable, start: Any, failures: dict[int, int], expecte
     """
 
     def is_sound(finite, lane):
-        return bool(np.all(np.asarray(finite)[lane] | ~expected[lane]))
+        return bool(np.all(finite[lane] | ~expected[lane]))
 
     def bad_leaf(finite, lane):
-        bad = np.flatnonzero(~np.asarray(finite)[lane] & expected[lane])
+        bad = np.flatnonzero(~finite[lane] & expected[lane])
         return int(bad[0]) if len(bad) else None
+
+    def take(rest, lanes, state, made, finite_later):
+        steps.update(dict.fromkeys(lanes, made))
+        leaves.update({lane: bad_leaf(finite_later, lane) for lane in lanes})
+        return segment.select(np.isin(np.arange(len(expected)), lanes), state, rest) if lanes else rest
 
     rest, steps, leaves = segment.copy(start), {}, {}
     cursor, at = segment.copy(start), 0
     for bad in sorted(set(failures.values())):
-        lanes = [lane for lane, step in failures.items() if step == bad]
         before = max(bad - 1, 0)
         cursor, finite_before = rerun(cursor, at, before)
         at = before
         reached, finite_reached = rerun(segment.copy(cursor), before, bad)
         _, finite_after = rerun(segment.copy(reached), bad, min(bad + 1, num_steps))
-        for lane in lanes:
-            if is_sound(finite_reached, lane):
-                state, steps[lane], leaves[lane] = reached, bad, bad_leaf(finite_after, lane)
-            elif is_sound(finite_before, lane):
-                state, steps[lane], leaves[lane] = cursor, before, bad_leaf(finite_reached, lane)
-            else:
-                state, steps[lane], leaves[lane] = _bisect(rerun, start, lane, before, is_sound, bad_leaf)
-            rest = segment.select(np.arange(len(expected)) == lane, state, rest)
+        lanes = [lane for lane, step in failures.items() if step == bad]
+        sound = [lane for lane in lanes if is_sound(finite_reached, lane)]
+        earlier = [lane for lane in lanes if lane not in sound and is_sound(finite_before, lane)]
+        rest = take(rest, sound, reached, bad, finite_after)
+        rest = take(rest, earlier, cursor, before, finite_reached)
+        for lane in set(lanes).difference(sound, earlier):
+            rest = take(rest, [lane], *_bisect(rerun, start, lane, before, is_sound))
     return Rest(rest, steps, leaves)
 
 
-def _bisect(rerun, start, lane, bad, is_sound, bad_leaf):
-    """The last sound state of one lane, whose state after ``bad`` steps is known not to be."""
+def _bisect(rerun, start, lane, bad, is_sound):
+    """The last sound state of one lane, whose state after ``bad`` steps is known not to be; its steps; what came next."""
     good = 0
     while bad - good > 1:
         middle = (good + bad) // 2
@@ -95,4 +98,4 @@ def _bisect(rerun, start, lane, bad, is_sound, bad_leaf):
         good, bad = (middle, bad) if is_sound(finite, lane) else (good, middle)
     state, _ = rerun(segment.copy(start), 0, good)
     _, finite = rerun(segment.copy(state), good, bad)
-    return state, good, bad_leaf(finite, lane)
+    return state, good, finite

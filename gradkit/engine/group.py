@@ -1,7 +1,7 @@
 """Members that share a program: from their hyper-parameters to a ``Run``, its chunks, and back to records.
 
 ``prepare`` checks everything and compiles nothing; ``execute`` runs all members; ``replay`` runs one of them again, in the
-chunk shape and the lane it had, with copies of itself for neighbours, and so to the same bits.
+chunk shape and the lane it had, with copies of itself for neighbors, and so to the same bits.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def prepare(
         plan: The layout; what it leaves open is settled here.
     """
     names = list(members[0])
-    hyper = {name: np.stack([np.asarray(outlines.as_leaf(member[name])) for member in members]) for name in names}
+    hyper = {name: _as_axis([member[name] for member in members]) for name in names}
     lone = Program(make, Static(static), source.batch, source.is_ordered, evaluate, width=1, mesh=None)
     lane = Lanes({name: values[0] for name, values in hyper.items()}, _shape_of_key(key))
     outline = outlines.outline(lone, lane, source.example(), source.start, validation)
@@ -126,6 +126,12 @@ def replay(group: Group, position: int, is_interrupted: Event) -> tuple[Record, 
     lane = position % group.layout.shape[1]
     alone = group._replace(run=group.run._replace(keeps_state=True), layout=np.full_like(group.layout[:1], position))
     return execute(alone, Tally(1, group.run.num_steps), is_interrupted)[0], lane
+
+
+def _as_axis(values: Sequence[Any]) -> np.ndarray:
+    """The values of a traced axis: int32, or the default float type (float64 under x64)."""
+    values = np.asarray(values)
+    return values.astype(np.int32 if values.dtype.kind in "iu" else jnp.result_type(float))
 
 
 def _check_names(outline: Outline, axes: list[str]):

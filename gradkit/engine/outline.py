@@ -62,8 +62,7 @@ def _outline(program, leaves, structure, _settings) -> Outline:
         return descent
 
     def init(key, lane, data, validation):
-        state = make(lane).init(key, data, validation)
-        return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), state)
+        return trees.strong(make(lane).init(key, data, validation))
 
     def step(state, lane, batch):
         return make(lane).step(state, batch)
@@ -170,9 +169,3 @@ def _flow(closed: ClosedJaxpr, tainted_inputs: list[bool]) -> list[bool]:
         outputs = _flow(inner, inputs) if is_call else [True] * len(equation.outvars)
         tainted.update(var for var, is_tainted in zip(equation.outvars, outputs) if is_tainted)
     return [not isinstance(var, Literal) and var in tainted for var in jaxpr.outvars]
-
-
-def as_leaf(value) -> jax.Array:
-    """A number as a strong scalar: int32, or the default float type (float64 under x64)."""
-    is_whole = jnp.issubdtype(jnp.result_type(value), jnp.integer)
-    return jnp.asarray(value, jnp.int32 if is_whole else jnp.result_type(float))

@@ -85,11 +85,10 @@ def descent_of(program: Program, lane: Lanes, on_read=None):
 
 
 def _begin(program: Program, lanes: Lanes, data, validation):
-    """The first state of every lane, without weak types, which would compile the segment twice."""
+    """The first state of every lane."""
 
     def begin_lane(lane, data, validation):
-        state = descent_of(program, lane).init(lane.key, data, validation)
-        return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), state)
+        return trees.strong(descent_of(program, lane).init(lane.key, data, validation))
 
     return _over_devices(program, _over_lanes(program, begin_lane, (0, None, None)), "lss", "l")(lanes, data, validation)
 
