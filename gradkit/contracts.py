@@ -81,6 +81,8 @@ class Status(enum.IntEnum):
     FINISHED = 1
     DIVERGED = 2
     STOPPED = 3
+    PRUNED = 4
+    CONVERGED = 5
 
     @property
     def message(self) -> str:
@@ -93,6 +95,8 @@ _MESSAGES = {
     Status.FINISHED: "made all its steps",
     Status.DIVERGED: "met a value that is not finite; rests at its last finite state",
     Status.STOPPED: "was stopped before its last step: interrupted, or the stream ended",
+    Status.PRUNED: "was dropped at a rung: others with as many steps did better",
+    Status.CONVERGED: "stopped at a rung: its metric no longer changed",
 }
 
 

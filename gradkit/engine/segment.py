@@ -107,12 +107,17 @@ def _advance(program: Program, resident, lanes: Lanes, state, blank: Blocks, tic
         return descent_of(program, lane).step(state, batch)
 
     def step(lanes, state, resident, ticket):
+        if program.width == 1:
+            return step_lane(lanes, state, resident, ticket)
         if program.is_ordered:
-            return _over_lanes(program, step_lane, (0, 0, None, 0))(lanes, state, resident, ticket)
-        batch = program.batch(resident, ticket)
-        return _over_lanes(program, step_lane_shared, (0, 0, None))(lanes, state, batch)
+            return jax.vmap(step_lane, (0, 0, None, 0))(lanes, state, resident, ticket)
+        return jax.vmap(step_lane_shared, (0, 0, None))(lanes, state, program.batch(resident, ticket))
 
     def loop(resident, lanes, state, blank, tickets, first, last):
+        if program.width == 1:  # without an axis of one, XLA updates the state in place instead of copying it each step
+            lanes, state, blank = _squeeze(lanes, 0), _squeeze(state, 0), _squeeze(blank, 1)
+            tickets = _squeeze(tickets, 1) if program.is_ordered else tickets
+
         def body(index, carry):
             state, blocks = carry
             ticket = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False), tickets)
@@ -121,6 +126,8 @@ def _advance(program: Program, resident, lanes: Lanes, state, blank: Blocks, tic
             return state, jax.tree.map(write, blocks, Blocks(info, growth))
 
         state, blocks = jax.lax.fori_loop(first, last, body, (state, blank))
+        if program.width == 1:
+            state, blocks = _expand(state, 0), _expand(blocks, 1)
         return state, blocks, trees.finite_leaves(state, lane_axes=1)
 
     spread = _over_devices(program, loop, "sllt" + ("t" if program.is_ordered else "s") + "ss", "ltl")
@@ -186,15 +193,15 @@ def _over_lanes(program: Program, fn: Callable, in_axes: tuple) -> Callable:
     if program.width > 1:
         return jax.vmap(fn, in_axes)
 
-    def alone(*args):
-        squeezed = [_squeeze(arg, axis) for arg, axis in zip(args, in_axes)]
-        return jax.tree.map(lambda leaf: jnp.expand_dims(leaf, 0), fn(*squeezed))
-
-    return alone
+    return lambda *args: _expand(fn(*map(_squeeze, args, in_axes)), 0)
 
 
 def _squeeze(tree, axis):
     return tree if axis is None else jax.tree.map(lambda leaf: jax.lax.index_in_dim(leaf, 0, axis, keepdims=False), tree)
+
+
+def _expand(tree, axis):
+    return jax.tree.map(lambda leaf: jnp.expand_dims(leaf, axis), tree)
 
 
 def _over_devices(program: Program, fn: Callable, ins: str, outs: str) -> Callable:
