@@ -7,6 +7,7 @@ from gradkit import data, gradients, keys, losses, models, optimizers, schedules
 from gradkit.contracts import Descent, Hyper, Info, Source, Status
 from gradkit.data import drawn, stream
 from gradkit.descents import Stateful, descent
+from gradkit.engine.halving import Halving
 from gradkit.engine.plan import Plan
 from gradkit.fits import fit
 from gradkit.losses import Objective, objective
@@ -23,12 +24,12 @@ from gradkit.spaces import (
     uniform,
     zipped,
 )
-from gradkit.sweeps import sweep
+from gradkit.sweeps import plan, sweep
 from gradkit.unrolls import unroll
 
 __all__ = [
-    "Best", "Descent", "Fit", "Hyper", "Info", "Objective", "Plan", "Source", "Space", "Stateful", "Status", "Sweep",
+    "Best", "Descent", "Fit", "Halving", "Hyper", "Info", "Objective", "Plan", "Source", "Space", "Stateful", "Status", "Sweep",
     "choice", "data", "descent", "drawn", "fit", "geomspace", "gradients", "grid", "keys", "linspace", "log_uniform", "losses",
-    "models", "objective", "optimizers", "sample", "schedules", "static", "stream", "sweep", "transforms", "uniform",
+    "models", "objective", "optimizers", "plan", "sample", "schedules", "static", "stream", "sweep", "transforms", "uniform",
     "unroll", "zipped",
 ]  # fmt: skip

@@ -10,13 +10,13 @@ from typing import Any
 from gradkit import checks
 from gradkit.contracts import Descent
 from gradkit.data import source
+from gradkit.engine import compilation
 from gradkit.engine import group as groups
 from gradkit.engine.interrupts import listening
-from gradkit.engine.plan import Plan
 from gradkit.engine.progress import Tally, shown
 from gradkit.keys import as_key
 from gradkit.results import Fit
-from gradkit.results.fit import from_lane, on_device
+from gradkit.results.fit import from_ledger, on_device
 
 
 def fit(
@@ -29,6 +29,7 @@ def fit(
     validation: Any = None,
     evaluate: Callable[[Any, Any], dict[str, Any]] | None = None,
     evaluate_every: int | None = None,
+    history_every: int = 1,
     progress: bool = True,
 ) -> Fit:
     """Run one descent.
@@ -45,6 +46,7 @@ def fit(
             last.
         evaluate: ``(params, batch) -> {name: scalar}``: more metrics on the validation batch.
         evaluate_every: Steps between further evaluations.
+        history_every: Steps from one row of the history to the next; more than one saves memory on the host.
         progress: Whether to show a live line where somebody watches (a terminal or a notebook).
 
     Returns:
@@ -66,15 +68,15 @@ def fit(
     checks.require(isinstance(descent, Descent), "descent", "be a Descent", descent,
                    "Make one with gk.descent(loss_fn, params, optimizer).", error=TypeError)  # fmt: skip
     steps = checks.whole_number("steps", steps, at_least=1, remedy="It counts the updates to make.")
+    history_every = checks.whole_number("history_every", history_every, at_least=1, remedy="1 keeps every step.")
     key = as_key(key)
     feed = source(data, batch_size=batch_size, key=key, per_seed=False)
     validation = groups.check_evaluation(validation, evaluate, evaluate_every)
-    group = groups.prepare(
-        groups.Fixed(descent), {}, [{}], feed, key=key, validation=validation, num_steps=steps, evaluate=evaluate,
-        evaluate_every=evaluate_every, plan=Plan(width=1, threads=1, spans=False), keeps_state=True,
-    )  # fmt: skip
-    tally = Tally(1, steps)
-    with listening() as is_interrupted, shown(tally, is_wanted=progress):
-        record = groups.execute(group, tally, is_interrupted)[0]
-    result = from_lane(record, 0, time.perf_counter() - started)
+    given = groups.Settings(key, validation, evaluate, evaluate_every, history_every, keeps_state=True)
+    with compilation.persistent():
+        run = groups.prepare(groups.Fixed(descent), {}, [{}], [0], feed, [steps], given)
+        tally = Tally(1, steps)
+        with listening() as is_interrupted, shown(tally, is_wanted=progress):
+            groups.execute([run], groups.lone_plan(), tally, is_interrupted)
+    result = from_ledger(run.ledger, 0, time.perf_counter() - started)
     return replace(result, params=on_device(result.params), state=on_device(result.state))

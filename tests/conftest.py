@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+import shutil
+import tempfile
 
 import jax
 import pytest
@@ -9,6 +11,12 @@ from jaxtyping import install_import_hook
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 install_import_hook("gradkit", "beartype.beartype")
+os.environ["GRADKIT_CACHE_DIR"] = tempfile.mkdtemp(prefix="gradkit_tests_")  # never the user's, and one for each worker
+
+
+def pytest_unconfigure():
+    """Leave nothing behind."""
+    shutil.rmtree(os.environ["GRADKIT_CACHE_DIR"], ignore_errors=True)
 
 
 @pytest.fixture

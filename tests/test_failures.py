@@ -123,13 +123,14 @@ def test_find_names_the_first_bad_loss_or_the_end():
 
 
 def test_a_plan_is_settled_for_members_and_machine():
-    device = jax.devices()[:1]
-    settle = lambda wanted, members, size=10**4: plan.settle(wanted._replace(devices=device, threads=2), members, size)  # noqa: E731
-    assert settle(gk.Plan(), 1000).width == 64
-    assert settle(gk.Plan(), 1000, 10**9).width == 1
-    assert settle(gk.Plan(), 6).width == 3
-    assert settle(gk.Plan(width=100), 6).width == 6
-    assert settle(gk.Plan(width=4), 6).lanes == 4
+    settled = plan.settle(gk.Plan(devices=tuple(jax.devices()[:1]), threads=2))
+    assert plan.guess(settled, 1000, 10**4) == 64
+    assert plan.guess(settled, 1000, 10**9) == 1
+    assert plan.guess(settled, 6, 10**4) == 3
+    assert settled.lanes(4) == 4
+    make = lambda h: gk.descent(net_loss, init_net, optax.sgd(h.learning_rate))  # noqa: E731
+    sweep = gk.sweep(make, DATA, gk.grid(learning_rate=[0.1] * 6), steps=2, plan=gk.Plan(width=100), progress=False)
+    assert (sweep.plan.programs[0].widths, sweep.plan.programs[0].num_chunks) == ((6,), 1)
 
 
 def test_equal_static_values_share_a_program_and_unhashable_ones_are_told_apart():

@@ -131,9 +131,10 @@ def test_a_batch_size_of_none_prints_and_is_found_best():
 
 def test_a_lone_fit_takes_one_lane_on_many_accelerators():
     gpu = type("Gpu", (), {"platform": "gpu"})()
-    settled = plan.settle(gk.Plan(width=1, threads=1, spans=False, devices=(gpu,) * 4), 1, 100)
-    assert (settled.lanes, settled.spans) == (1, False)
-    assert plan.settle(gk.Plan(devices=(gpu,) * 4), 100, 100) == (25, 1, (gpu,) * 4, True)
+    settled = plan.settle(gk.Plan(width=1, threads=1, spans=False, devices=(gpu,) * 4))
+    assert (settled.lanes(1), settled.spans) == (1, False)
+    settled = plan.settle(gk.Plan(devices=(gpu,) * 4))
+    assert settled == gk.Plan(None, 1, (gpu,) * 4, True) and plan.guess(settled, 100, 100) == 25
 
 
 def test_forgotten_programs_free_what_they_held():
@@ -149,15 +150,15 @@ def test_forgotten_programs_free_what_they_held():
 
 
 def test_an_error_in_one_chunk_stops_the_others(monkeypatch):
-    calls, usual = [], chunk.advance
+    calls, usual = [], chunk.settle
 
-    def failing(run, part, tickets, start, stop, tally):
-        calls.append(start)
-        if part.record.members[0] == 1:
+    def failing(part, flight, tickets, stop, tally):
+        calls.append(stop)
+        if part.members[0] == 1:
             raise RuntimeError("out of luck")
-        usual(run, part, tickets, start, stop, tally)
+        usual(part, flight, tickets, stop, tally)
 
-    monkeypatch.setattr(chunk, "advance", failing)
+    monkeypatch.setattr(chunk, "settle", failing)
     with pytest.raises(RuntimeError, match="out of luck"):
         gk.sweep(adam_net, DATA, gk.grid(learning_rate=[0.1] * 4), steps=10**6, plan=gk.Plan(width=1, threads=2), **QUIET)
     assert len(calls) < 5000

@@ -290,24 +290,24 @@ def test_an_nnx_module_with_batch_norm_and_dropout_is_swept_over_rates_and_seeds
 @pytest.mark.parametrize("is_streamed", [False, True])
 def test_an_interrupt_returns_what_there_is(is_streamed, monkeypatch):
     """Ctrl-C arrives while the first of two groups runs: its segment is finished, the second never begins."""
-    usual = chunk.advance
+    usual = chunk.settle
 
-    def advance_then_interrupt(run, part, tickets, start, stop, tally):
-        usual(run, part, tickets, start, stop, tally)
-        if start == 100:
+    def settle_then_interrupt(part, flight, tickets, stop, tally):
+        usual(part, flight, tickets, stop, tally)
+        if stop >= 100:
             os.kill(os.getpid(), signal.SIGINT)
 
     def make(h):
         optimizer = {"adam": optax.adam, "sgd": optax.sgd}[h.optimizer]
         return gk.descent(net_loss, init_net, optimizer(0.01))
 
-    monkeypatch.setattr(chunk, "advance", advance_then_interrupt)
+    monkeypatch.setattr(chunk, "settle", settle_then_interrupt)
     order = gk.data.source(DATA, batch_size=8, key=0, per_seed=False).tickets(None, 0, 1000)
     batches = gk.stream(lambda start: (tuple(a[rows] for a in DATA) for rows in order[start:]))
     data, size, steps = (batches, None, 1000) if is_streamed else (DATA, 8, 10**6)
-    sweep = gk.sweep(make, data, gk.grid(optimizer=["adam", "sgd"]), steps=steps, batch_size=size, **QUIET)
+    sweep = gk.sweep(make, data, gk.grid(optimizer=["adam", "sgd"]), steps=steps, batch_size=size, plan=gk.Plan(threads=1), **QUIET)
     assert [fit.status.name for fit in sweep] == ["STOPPED", "STOPPED"]
-    assert 200 <= sweep[0].steps < steps
+    assert 100 <= sweep[0].steps < steps
     assert (sweep[1].steps, sweep[1].params) == (0, None)
     assert np.isfinite(sweep[0].losses).all()
     assert "2 stopped" in repr(sweep)

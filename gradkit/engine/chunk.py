@@ -1,8 +1,8 @@
-"""One chunk of members on its way: begin, advance by a segment, evaluate, finish with a record on the host."""
+"""One chunk of members on its way: begin, advance by a segment, evaluate, retire. What they did goes to the ledger."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,124 +13,136 @@ import numpy as np
 from gradkit import trees
 from gradkit.contracts import Info, Status
 from gradkit.engine import failure, segment
+from gradkit.engine.ledger import Placement
 from gradkit.engine.progress import Tally
 from gradkit.engine.runs import Run
 from gradkit.engine.segment import Lanes
 
 
 @dataclass
-class Record:
-    """What the members of one chunk did, on the host; lanes lead in the status and the trees, time leads in the histories.
+class Chunk:
+    """Members side by side on the device.
 
     Attributes:
-        members: The member in each lane, shape (m,); padding repeats the last one.
-        status: ``Status`` per lane.
-        steps: Steps made, per lane.
-        bad_leaf: Name of the first leaf that was not finite, ``"loss"`` if only the loss was not, ``None`` for a sound lane.
-        infos: ``Info`` of floating arrays (t, m); NaN after a lane's first bad step.
-        evaluated_at: Steps after which the metrics were taken.
-        evaluations: ``{name: [array (m,) per entry of evaluated_at]}``; NaN where a lane did not get so far.
-        metrics: ``{name: array (m,)}`` at the end; for a diverged lane at its last finite state.
-        params: What the descents return.
-        state: The final states, if kept.
+        run: What they share.
+        members: The member in each lane, shape (m,).
+        is_padding: Which lanes only fill up the shape, with copies of members; nothing of them is kept.
+        lanes: Their traced values and keys.
+        step: Steps made by the lanes that are not at rest.
+        state, growths: Where they stand; ``None`` before :func:`begin`.
+        expected: Which leaves of the state were finite at the start and must stay so, shape (m, leaves).
     """
 
+    run: Run
     members: np.ndarray
-    status: list[Status]
-    steps: np.ndarray
-    bad_leaf: list[str | None]
-    infos: Info | None = None
-    evaluated_at: list[int] = field(default_factory=list)
-    evaluations: dict[str, list[np.ndarray]] = field(default_factory=dict)
-    metrics: dict[str, np.ndarray] = field(default_factory=dict)
-    params: Any = None
-    state: Any = None
-
-
-@dataclass
-class Chunk:
-    """A chunk on its way: its lanes and states on the device, and the record it is filling."""
-
-    lanes: Lanes
-    seeds: Sequence[int | None]
     is_padding: np.ndarray
-    record: Record
-    state: Any
-    growths: Any
-    expected: np.ndarray
-    blocks: list[Info] = field(default_factory=list)
+    lanes: Lanes
+    step: int = 0
+    state: Any = None
+    growths: Any = None
+    expected: np.ndarray | None = None
+    seeds: list[int | None] = field(init=False)
+
+    def __post_init__(self):
+        self.seeds = [self.run.members.seeds[member] for member in self.members]
 
     @property
-    def is_resting(self) -> np.ndarray:
-        """Which lanes make no more steps."""
-        return np.array([status != Status.RUNNING for status in self.record.status])
+    def goals(self) -> np.ndarray:
+        """Steps each lane has to make."""
+        return self.run.members.goals[self.members]
+
+    @property
+    def is_live(self) -> np.ndarray:
+        """Which lanes have steps left to make."""
+        return ~self.is_padding & (self.run.ledger.status[self.members] == Status.RUNNING)
 
 
-def begin(run: Run, members, is_padding, seeds, lanes) -> Chunk:
-    """The chunk before its first step."""
-    state = segment.compiled(run.program).begin(lanes, run.source.start, run.validation)
-    num_lanes = len(members)
-    blank = lambda leaf: jnp.zeros((run.num_steps, num_lanes, *leaf.shape), leaf.dtype)  # noqa: E731
-    growths = jax.tree.map(blank, run.outline.growth)
-    record = Record(np.asarray(members), [Status.RUNNING] * num_lanes, np.zeros(num_lanes, int), [None] * num_lanes)
-    expected = np.asarray(trees.finite_leaves(state, lane_axes=1))
-    chunk = Chunk(lanes, seeds, np.asarray(is_padding), record, state, growths, expected)
+def make(run: Run, members: np.ndarray, is_padding: np.ndarray, *, step: int = 0, is_begun: bool = False) -> Chunk:
+    """A chunk of members, with its lanes on the device and its places in the ledger; their states follow."""
+    for lane in np.flatnonzero(~is_padding).tolist():
+        path, here = run.ledger.path[members[lane]], Placement(step, run.program.width, int(lane))
+        if not is_begun:
+            path.clear()
+        if not path or path[-1][1:] != here[1:]:
+            path.append(here)
+    return Chunk(run, members, is_padding, run.members.lanes(members, run.device), step)
+
+
+def begin(chunk: Chunk):
+    """Give the chunk its first state, and evaluate it."""
+    run = chunk.run
+    chunk.state = segment.compiled(run.program).begin(chunk.lanes, run.source.start, run.validation)
+    blank = lambda leaf: jnp.zeros((run.num_steps, run.num_lanes, *leaf.shape), leaf.dtype)  # noqa: E731
+    chunk.growths = jax.tree.map(blank, run.outline.growth)
+    chunk.expected = np.asarray(trees.finite_leaves(chunk.state, lane_axes=1))
     if run.validation is not None:
-        _evaluate(run, chunk, 0)
-    return chunk
+        evaluate(chunk)
 
 
-def rerun_of(run: Run, lanes: Lanes, tickets) -> Callable:
+def rerun_of(chunk: Chunk, tickets: Any) -> Callable:
     """The segment's program on its own tickets, from any state and for any steps: what failures are located with."""
-    blank = run.blank(len(lanes.key))
+    run, blank = chunk.run, chunk.run.blank(chunk.run.num_lanes)
 
     def rerun(state, first, last):
         state, _, finite = segment.compiled(run.program).advance(
-            run.source.resident, lanes, state, blank, tickets, np.int32(first), np.int32(last)
+            run.source.resident, chunk.lanes, state, blank, tickets, np.int32(first), np.int32(last)
         )
         return state, np.asarray(finite)
 
     return rerun
 
 
-def advance(run: Run, chunk: Chunk, tickets, start: int, stop: int, tally: Tally):
-    """Make the steps of one segment and bring what failed to rest."""
-    was_resting, num_steps = chunk.is_resting, stop - start
-    state, blocks, finite = segment.compiled(run.program).advance(
+def launch(chunk: Chunk, tickets: Any, num_steps: int) -> tuple:
+    """Send off a segment from the chunk's state, which is kept; what comes back is for :func:`settle`."""
+    run = chunk.run
+    return segment.compiled(run.program).advance(
         run.source.resident,
         chunk.lanes,
         segment.copy(chunk.state),
-        run.blank(len(was_resting)),
+        run.blank(run.num_lanes),
         tickets,
         np.int32(0),
         np.int32(num_steps),
     )
+
+
+def settle(chunk: Chunk, flight: tuple, tickets: Any, stop: int, tally: Tally):
+    """Take in a segment that ended at ``stop``, bring what failed to rest, and enter what members did into the ledger."""
+    state, blocks, finite = flight
+    run, ledger, members, start = chunk.run, chunk.run.ledger, chunk.members, chunk.step
+    is_live, num_steps = chunk.is_live, stop - start
     infos = jax.tree.map(lambda leaf: np.array(leaf[:num_steps]), blocks.infos)
-    if was_resting.any():
-        state = segment.select(was_resting, chunk.state, state)
-    failures = failure.find(infos.loss, np.asarray(finite), chunk.expected, ~was_resting)
-    made = np.where(was_resting, chunk.record.steps, stop)
+    if not (is_live | chunk.is_padding).all():
+        state = segment.select(is_live, state, chunk.state)
+    failures = failure.find(infos.loss, np.asarray(finite), chunk.expected, is_live)
+    made = np.where(is_live, stop, ledger.steps[members])
     if failures:
-        rest = failure.bring_to_rest(rerun_of(run, chunk.lanes, tickets), chunk.state, failures, chunk.expected, num_steps)
+        rest = failure.bring_to_rest(rerun_of(chunk, tickets), chunk.state, failures, chunk.expected, num_steps)
         state = segment.select(np.isin(np.arange(len(made)), list(failures)), rest.state, state)
         made[list(failures)] = [start + rest.steps[lane] for lane in failures]
-        _mark_diverged(run, chunk, rest.leaves, made)
-    chunk.state, chunk.record.steps = state, made
-    chunk.blocks.append(_without_rows_after(infos, made - start))
+        _mark_diverged(chunk, rest.leaves, made)
     if jax.tree.leaves(chunk.growths):
         chunk.growths = segment.append(chunk.growths, blocks.growths, made.astype(np.int32), np.int32(start))
-    if run.is_evaluated(stop) and stop < run.num_steps:
-        _evaluate(run, chunk, stop)
-    _count(run, chunk, failures, infos.loss, start, tally)
+    chunk.state, chunk.step = state, stop
+    ledger.steps[members[is_live]] = made[is_live]
+    ledger.write(_taken(_without_rows_after(infos, made - start), is_live), start, members[is_live])
+    ledger.status[members[chunk.is_live & (chunk.goals == stop)]] = Status.FINISHED
+    if run.is_evaluated(stop):
+        evaluate(chunk)
+    _count(chunk, is_live, infos.loss, made - start, tally)
 
 
-def _mark_diverged(run: Run, chunk: Chunk, leaves: dict[int, int | None], made: np.ndarray):
-    names = trees.leaf_names(run.outline.state, root="state")
+def _taken(infos: Info, lanes: np.ndarray) -> Info:
+    return jax.tree.map(lambda leaf: leaf[:, lanes], infos)
+
+
+def _mark_diverged(chunk: Chunk, leaves: dict[int, int | None], made: np.ndarray):
+    names, ledger = trees.leaf_names(chunk.run.outline.state, root="state"), chunk.run.ledger
     for lane, leaf in leaves.items():
         if made[lane] == 0:
             leaf = next(_nan_leaves(chunk.state, lane), leaf)
-        chunk.record.status[lane] = Status.DIVERGED
-        chunk.record.bad_leaf[lane] = "loss" if leaf is None else names[leaf]
+        ledger.status[chunk.members[lane]] = Status.DIVERGED
+        ledger.bad_leaf[chunk.members[lane]] = "loss" if leaf is None else names[leaf]
 
 
 def _nan_leaves(state, lane: int) -> Iterator[int]:
@@ -151,62 +163,58 @@ def _without_rows_after(infos: Info, made: np.ndarray) -> Info:
     return jax.tree.map(blank, infos)
 
 
-def _count(run: Run, chunk: Chunk, failures, losses, start, tally: Tally):
-    real = ~chunk.is_padding
-    made = np.clip(chunk.record.steps - start, 0, None)[real]
-    losses = losses.mean(0) if run.validation is None else chunk.record.metrics["validation_loss"]
-    losses = losses[real & ~chunk.is_resting]
+def _count(chunk: Chunk, was_live, losses, made, tally: Tally):
+    """Tell the tally of the steps made and of the lowest loss at the end of the segment."""
+    status = chunk.run.ledger.status[chunk.members]
+    ends = losses.mean(0)[was_live & (status != Status.DIVERGED)]
+    if chunk.run.validation is not None:
+        evaluations = (chunk.run.ledger.evaluations[member] for member in chunk.members[was_live])
+        ends = np.array([entries[-1][1]["validation_loss"] for entries in evaluations])
     tally.add(
-        member_steps=int(made.sum()),
-        diverged=sum(bool(real[lane]) for lane in failures),
-        best=float(np.min(losses[np.isfinite(losses)], initial=np.inf)),
+        member_steps=int(made[was_live].sum()),
+        diverged=int((was_live & (status == Status.DIVERGED)).sum()),
+        best=float(np.min(ends[np.isfinite(ends)], initial=np.inf)),
     )
 
 
-def _evaluate(run: Run, chunk: Chunk, step: int):
-    metrics = segment.compiled(run.program).evaluate(chunk.lanes, chunk.state, chunk.growths, run.validation)
-    record = chunk.record
-    record.metrics = jax.tree.map(lambda leaf: np.asarray(leaf, float), metrics)
-    if step in record.evaluated_at:
+def evaluate(chunk: Chunk, only: np.ndarray | None = None):
+    """Take the metrics where the lanes stand; enter those that are new (of the lanes in the mask ``only``)."""
+    ledger = chunk.run.ledger
+    program = segment.compiled(chunk.run.program)
+    metrics = program.evaluate(chunk.lanes, chunk.state, chunk.growths, chunk.run.validation)
+    metrics = {name: np.asarray(values, float) for name, values in metrics.items()}
+    for lane in np.flatnonzero(~chunk.is_padding if only is None else only).tolist():
+        member = chunk.members[lane]
+        entries, step = ledger.evaluations[member], int(ledger.steps[member])
+        if not entries or entries[-1][0] != step:
+            entries.append((step, {name: float(values[lane]) for name, values in metrics.items()}))
+
+
+def retire(chunk: Chunk, leaving: np.ndarray, tally: Tally):
+    """Bring the lanes in a mask to the host for good: their last evaluation, parameters and, if kept, states."""
+    run, ledger = chunk.run, chunk.run.ledger
+    if chunk.state is None or not leaving.any():
         return
-    record.evaluated_at.append(step)
-    for name, values in record.metrics.items():
-        record.evaluations.setdefault(name, []).append(np.where(record.steps == step, values, np.nan))
+    if run.validation is not None:
+        is_new = [ledger.evaluations[member][-1][0] != ledger.steps[member] for member in chunk.members]
+        if (leaving & is_new).any():
+            evaluate(chunk, leaving)
+    params = trees.to_host(segment.compiled(run.program).read(chunk.lanes, chunk.state, chunk.growths))
+    state = trees.to_host(chunk.state) if run.keeps_state else None
+    for lane in np.flatnonzero(leaving).tolist():
+        member = chunk.members[lane]
+        ledger.params[member] = trees.take_lane(params, lane)
+        ledger.state[member] = None if state is None else trees.take_lane(state, lane)
+    skipped = chunk.goals[leaving] - ledger.steps[chunk.members[leaving]]
+    tally.add(members=int(leaving.sum()), skipped_member_steps=int(skipped.sum()))
 
 
-def never_begun(run: Run, members, is_padding, seeds, lanes) -> Record:
-    """The record of members that an interrupt kept from starting: no parameters, no metrics, a history of NaN."""
-    num_lanes = len(members)
-    record = Record(np.asarray(members), [Status.STOPPED] * num_lanes, np.zeros(num_lanes, int), [None] * num_lanes)
-    record.infos = _joined(run, num_lanes, [])
-    return record
-
-
-def finish(run: Run, chunk: Chunk, tally: Tally) -> Record:
-    """Evaluate for the last time and bring everything to the host."""
-    record = chunk.record
-    for lane, status in enumerate(record.status):
-        if status == Status.RUNNING:
-            record.status[lane] = Status.FINISHED if record.steps[lane] == run.num_steps else Status.STOPPED
-    if run.validation is not None and record.steps.any():
-        _evaluate(run, chunk, int(record.steps.max()))
-    record.params = trees.to_host(segment.compiled(run.program).read(chunk.lanes, chunk.state, chunk.growths))
-    if run.keeps_state:
-        record.state = trees.to_host(chunk.state)
-    record.infos = _joined(run, len(record.members), chunk.blocks)
-    chunk.state = chunk.growths = None
-    real = ~chunk.is_padding
-    tally.add(members=int(real.sum()), skipped_member_steps=int((run.num_steps - record.steps[real]).sum()))
-    return record
-
-
-def _joined(run: Run, num_lanes: int, blocks: Sequence[Info]) -> Info:
-    """The histories of all segments, NaN for steps never made."""
-
-    def join(shape, *leaves):
-        history = np.full((run.num_steps, num_lanes), np.nan, shape.dtype if trees.is_inexact(shape) else float)
-        rows = np.concatenate(leaves) if leaves else history[:0]
-        history[: len(rows)] = rows
-        return history
-
-    return jax.tree.map(join, run.outline.info, *blocks)
+def compile(chunk: Chunk):
+    """Compile what the chunk will call besides :func:`begin`, without running it. Returns the compiled segment."""
+    run = chunk.run
+    program = segment.compiled(run.program)
+    tickets = run.no_tickets() if run.source.is_lockstep else run.tickets(chunk.seeds, 0)
+    steps = (np.int32(0), np.int32(0))
+    program.read.lower(chunk.lanes, chunk.state, chunk.growths).compile()
+    args = (run.source.resident, chunk.lanes, chunk.state, run.blank(run.num_lanes), tickets, *steps)
+    return program.advance.lower(*args).compile()

@@ -1,12 +1,11 @@
-"""Members that share a program: from their hyper-parameters to a ``Run``, its chunks, and back to records.
+"""Members that share a program: from their hyper-parameters to a ``Run``, its chunks, and back from the ledger.
 
-``prepare`` checks everything and compiles nothing; ``execute`` runs all members; ``replay`` runs one of them again, in the
-chunk shape and the lane it had, with copies of itself for neighbors, and so to the same bits.
+``prepare`` checks everything and compiles nothing; ``execute`` runs all members of all programs; ``replay`` runs one of them
+again, in the chunk shapes and the lanes it had, with copies of itself for neighbors, and so to the same bits.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from threading import Event
 from typing import Any, NamedTuple
@@ -16,20 +15,29 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType
 
-from gradkit import checks, keys, trees
-from gradkit.contracts import Descent, Hyper, Source
+from gradkit import checks, trees
+from gradkit.contracts import Descent, Hyper, Source, Status
 from gradkit.data import check_arrays
+from gradkit.engine import chunk as chunks
+from gradkit.engine import ledger as ledgers
+from gradkit.engine import moves, rungs, runner, segment
 from gradkit.engine import outline as outlines
 from gradkit.engine import plan as plans
-from gradkit.engine.chunk import Record
+from gradkit.engine.chunk import Chunk
+from gradkit.engine.halving import Configuration, Halving
+from gradkit.engine.ledger import Ledger
 from gradkit.engine.outline import Outline
 from gradkit.engine.plan import Plan
 from gradkit.engine.progress import Tally
-from gradkit.engine.runner import run_chunks
-from gradkit.engine.runs import Run
-from gradkit.engine.segment import Lanes, Program, Static
+from gradkit.engine.rungs import Rung
+from gradkit.engine.runs import Members, Pace, Run, capacity, shared_tickets
+from gradkit.engine.segment import Program, Static
 
-COLUMNS = {"member", "status", "steps_made", "initial_loss", "final_loss", "best_loss", "bad_leaf", "validation_loss"}
+COLUMNS = {
+    "member", "status", "steps_made", "rung", "initial_loss", "final_loss", "best_loss", "bad_leaf", "validation_loss",
+}  # fmt: skip
+LANES_THOUGHT_OF = 256  # when the rows of a segment are counted; no width is known then
+SPLITTING = ("steps", "batch_size")  # static axes that the engine reads itself: they change a program only if make reads them
 
 
 class Fixed(NamedTuple):
@@ -42,90 +50,127 @@ class Fixed(NamedTuple):
         return self.descent
 
 
-class Group(NamedTuple):
-    """The members of one program.
+class Settings(NamedTuple):
+    """What all programs of a sweep share besides their members; see :func:`gradkit.sweep`."""
 
-    Attributes:
-        run: What they share.
-        plan: How they are laid out; nothing is left open.
-        layout: The position of the member in each lane, shape (num_chunks, lanes).
-        num_members: How many there are; later lanes are padding.
-        hyper: Their traced hyper-parameters, ``{name: array (num_members,)}``.
-        seeds: Their seeds, or ``None`` each.
-        key: The root key.
-    """
-
-    run: Run
-    plan: Plan
-    layout: np.ndarray
-    num_members: int
-    hyper: dict[str, np.ndarray]
-    seeds: Sequence[int | None]
     key: jax.Array
+    validation: Any = None
+    evaluate: Any = None
+    evaluate_every: int | None = None
+    history_every: int = 1
+    keeps_state: bool = False
 
 
 def prepare(
-    make,
-    static: dict[str, Any],
-    members: Sequence[dict[str, Any]],
-    source: Source,
-    *,
-    key: jax.Array,
-    validation: Any,
-    num_steps: int,
-    evaluate=None,
-    evaluate_every: int | None = None,
-    plan: Plan | None = None,
-    keeps_state: bool = False,
-) -> Group:
-    """Check a group of members abstractly and lay them out. Nothing compiles.
+    make, static: dict[str, Any], members: Sequence[dict[str, Any]], positions: Sequence[int], source: Source,
+    goals: Sequence[int], given: Settings,
+) -> Run:  # fmt: skip
+    """Check the members of one program abstractly. Nothing compiles; the width is still that of a lone lane.
 
     Args:
         make: ``Hyper -> Descent``.
         static: Hyper-parameters that are Python objects, the same for all members.
-        members: The traced hyper-parameters of each member; ``seed`` among them gives each seed a key of its own.
+        members: The traced hyper-parameters of each member; ``seed`` among them gives each seed a key of its own, otherwise a
+            member's key is the root key.
+        positions: Where each stands in the sweep.
         source: Where batches come from.
-        key: The root key; a member's key is this one, or with a seed ``member_key(key, seed)``.
-        validation, num_steps, evaluate, evaluate_every, keeps_state: See :class:`~gradkit.engine.runs.Run`.
-        plan: The layout; what it leaves open is settled here.
+        goals: Steps each makes.
+        given: What all programs share.
     """
     names = list(members[0])
     hyper = {name: _as_axis([member[name] for member in members]) for name in names}
-    lone = Program(make, Static(static), source.batch, source.is_ordered, evaluate, width=1, mesh=None)
-    lane = Lanes({name: values[0] for name, values in hyper.items()}, _shape_of_key(key))
-    outline = outlines.outline(lone, lane, source.example(), source.start, validation)
+    program = Program(make, Static(static), source.batch, source.is_ordered, given.evaluate, width=1, mesh=None)
+    lane = segment.Lanes({name: values[0] for name, values in hyper.items()}, _shape_of_key(given.key))
+    outline = outlines.outline(program, lane, source.example(), source.start, given.validation)
     _check_names(outline, [*names, *static])
-    plan = plans.settle(plan or Plan(), len(members), trees.num_bytes(outline.state))
-    program = lone._replace(width=plan.width, mesh=_mesh(plan))
-    shared = Run(program, outline, source, validation, num_steps, evaluate_every, keeps_state)
-    layout = plans.lay_out(range(len(members)), plan.lanes)
-    seeds = [member.get("seed") for member in members]
-    return Group(shared, plan, layout, len(members), hyper, seeds, key)
+    needed = {name: value for name, value in static.items() if name not in SPLITTING or name in outline.reads}
+    own = Members(np.asarray(positions), hyper, [member.get("seed") for member in members], np.asarray(goals), given.key)
+    num_steps = int(max(goals))
+    rows = capacity(outline, source, min(len(members), LANES_THOUGHT_OF), num_steps, given.evaluate_every)
+    return Run(
+        program._replace(static=Static(needed)), outline, source, given.validation, own,
+        ledgers.blank(outline.info, len(members), num_steps, given.history_every), rows, shared_tickets(source, rows),
+        given.evaluate_every, Pace(), given.keeps_state,
+    )  # fmt: skip
 
 
-def execute(group: Group, tally: Tally, is_interrupted: Event) -> list[Record]:
-    """Run all members; one record per chunk. Devices that share no chunk take them in turn, each with a copy of the data."""
+def lone_plan() -> Plan:
+    """The plan of a single member: one lane without vmap, one chunk at home."""
+    plan = plans.settle(Plan(width=1, threads=1, spans=False, devices=tuple(jax.local_devices()[:1])))
+    return plan._replace(programs=(plans.ProgramPlan("all", "", 1, (1,), 1),))
+
+
+def at_width(run: Run, plan: Plan, width: int) -> Run:
+    """The run with so many lanes per device."""
+    return run._replace(program=run.program._replace(width=width, mesh=_mesh(plan)))
+
+
+def execute(
+    runs: Sequence[Run], plan: Plan, tally: Tally, is_interrupted: Event, halving: Halving | None = None,
+    configurations: Sequence[Configuration] = (),
+) -> list[Rung]:  # fmt: skip
+    """Run all members of all programs into their ledgers, laid out by a settled plan; returns what happened at the rungs."""
+
+    def runs_after(rung: int) -> list[list[Run]]:
+        return [_takers(at_width(run, plan, own.widths[rung]), plan) for run, own in zip(runs, plan.programs)]
+
+    groups = [_chunks(takers) for takers in runs_after(0)]
+    return rungs.climb(
+        groups, runs_after, halving, configurations, threads=plan.threads, tally=tally, is_interrupted=is_interrupted
+    )
+
+
+def _chunks(takers: Sequence[Run]) -> list[Chunk]:
+    """All members in chunks; those that make about as many steps travel together."""
+    members = np.argsort(takers[0].members.goals, kind="stable")
+    layout = plans.lay_out(members, takers[0].num_lanes)
+    is_padding = np.arange(layout.size).reshape(layout.shape) >= len(members)
+    return [chunks.make(takers[turn % len(takers)], *each) for turn, each in enumerate(zip(layout, is_padding))]
+
+
+def _takers(run: Run, plan: Plan) -> list[Run]:
+    """Devices that share no chunk take them in turn, each with a copy of the data."""
     home = jax.local_devices()[0]
-    takers = [None] if group.plan.spans else [device if device != home else None for device in group.plan.devices]
-    takers = takers[: len(group.layout)]
-    runs = [group.run if device is None else _on_device(group.run, device) for device in takers]
-    places = []
-    for chunk in range(len(group.layout)):
-        turn = chunk % len(takers)
-        places.append((runs[turn], functools.partial(_place, group, chunk, takers[turn])))
-    return run_chunks(places, group.plan.threads, tally, is_interrupted)
+    devices = [None] if plan.spans else [device if device != home else None for device in plan.devices]
+    needed = -(-len(run.members.positions) // run.num_lanes)
+    return [run if device is None else _on_device(run, device) for device in devices[:needed]]
 
 
 def _on_device(run: Run, device: jax.Device) -> Run:
     resident, start, validation = jax.device_put((run.source.resident, run.source.start, run.validation), device)
-    return run._replace(source=run.source._replace(resident=resident, start=start), validation=validation)
+    source = run.source._replace(resident=resident, start=start)
+    return run._replace(source=source, validation=validation, device=device)
 
 
-def replay(group: Group, position: int, is_interrupted: Event) -> tuple[Record, int]:
-    """Run one member again in its own lane, copies of it in the others. Returns the record, with the state, and the lane."""
-    lane = position % group.layout.shape[1]
-    alone = group._replace(run=group.run._replace(keeps_state=True), layout=np.full_like(group.layout[:1], position))
-    return execute(alone, Tally(1, group.run.num_steps), is_interrupted)[0], lane
+def replay(run: Run, plan: Plan, member: int, is_interrupted: Event) -> Ledger:
+    """Run one member again where it ran, copies of it in the other lanes. Returns its ledger, with the state."""
+    told, end = run.ledger, int(run.members.goals[member])
+    if told.status[member] in (Status.PRUNED, Status.CONVERGED):
+        end = int(told.steps[member])
+    alone = run._replace(
+        members=_only(run.members, member, end), keeps_state=True, pace=Pace(),
+        ledger=ledgers.blank(run.outline.info, 1, run.num_steps, told.every),
+    )  # fmt: skip
+    watch = runner.watch(Tally(1, end), is_interrupted)
+    path = told.path[member] or [ledgers.Placement(0, run.program.width, 0)]
+    chunk = lane = None
+    for place, stop in zip(path, [*(following.step for following in path[1:]), end]):
+        here = at_width(alone, plan, place.width)
+        is_copy = np.arange(here.num_lanes) != place.lane
+        if chunk is None:
+            chunk = chunks.make(here, np.zeros(here.num_lanes, int), is_copy)
+        else:
+            chunk = moves.move(here, [(chunk, lane)] * here.num_lanes, is_copy)
+        [[chunk]] = runner.drive([[chunk]], stop, threads=1, is_last=stop == end, watch=watch)
+        lane = place.lane
+    if told.status[member] in (Status.PRUNED, Status.CONVERGED):
+        alone.ledger.status[0], alone.ledger.rung[0] = told.status[member], told.rung[member]
+    return alone.ledger
+
+
+def _only(members: Members, member: int, end: int) -> Members:
+    hyper = {name: values[member : member + 1] for name, values in members.hyper.items()}
+    return Members(members.positions[member : member + 1], hyper, [members.seeds[member]], np.array([end]), members.key)
 
 
 def _as_axis(values: Sequence[Any]) -> np.ndarray:
@@ -146,24 +191,6 @@ def _refuse_taken(argument: str, names, taken: set[str]):
     clashes = ", ".join(sorted(taken.intersection(names)))
     checks.require(not clashes, argument, "bring only names that the results do not use themselves", checks.Described(clashes),
                    "Rename it.")  # fmt: skip
-
-
-def _place(group: Group, chunk: int, device: jax.Device | None) -> tuple:
-    """The members, padding, seeds and lanes of a chunk."""
-    members = group.layout[chunk]
-    first_lane = chunk * len(members)
-    is_padding = np.arange(first_lane, first_lane + len(members)) >= group.num_members
-    seeds = [group.seeds[member] for member in members]
-    hyper = {name: jnp.asarray(values[members]) for name, values in group.hyper.items()}
-    lanes = Lanes(hyper, _keys(group.key, seeds))
-    return members, is_padding, seeds, lanes if device is None else jax.device_put(lanes, device)
-
-
-def _keys(key: jax.Array, seeds: Sequence[int | None]) -> jax.Array:
-    """Each member's key: by its seed, never by its lane, so that no layout can change it."""
-    if seeds[0] is None:
-        return jnp.broadcast_to(key, (len(seeds),))
-    return jax.vmap(keys.member_key, (None, 0))(key, jnp.asarray(seeds, jnp.uint32))
 
 
 def _shape_of_key(key: jax.Array) -> jax.ShapeDtypeStruct:

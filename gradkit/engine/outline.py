@@ -8,6 +8,8 @@ batch raises here.
 from __future__ import annotations
 
 import functools
+import hashlib
+import re
 from typing import Any, NamedTuple
 
 import jax
@@ -18,9 +20,11 @@ from gradkit import checks, settings, trees
 from gradkit.contracts import Descent, Info
 from gradkit.engine.segment import PROGRAMS_KEPT, Lanes, Program, descent_of
 
+ADDRESS = re.compile(r"0x[0-9a-f]+")
+
 
 class Outline(NamedTuple):
-    """Shapes per member (``jax.ShapeDtypeStruct``), names read by ``make``, and whether the key matters."""
+    """Shapes per member (``jax.ShapeDtypeStruct``), names read by ``make``, whether the key matters, and a digest of the step."""
 
     state: Any
     info: Info
@@ -28,6 +32,7 @@ class Outline(NamedTuple):
     metrics: dict[str, Any]
     reads: frozenset[str]
     is_keyed: bool
+    digest: str
 
 
 def outline(program: Program, lane: Lanes, batch: Any, data: Any, validation: Any) -> Outline:
@@ -95,7 +100,12 @@ def _outline(program, leaves, structure, _settings) -> Outline:
     _check_step(state, new_state, info)
     _check_metrics(named)
     is_keyed = _reaches_outputs(first_program, step_program, read_program, state)
-    return Outline(state, info, growth, named, frozenset(reads), is_keyed)
+    return Outline(state, info, growth, named, frozenset(reads), is_keyed, _digest(step_program))
+
+
+def _digest(program: ClosedJaxpr) -> str:
+    """Of the program as it prints, but for addresses, which change from process to process."""
+    return hashlib.sha256(ADDRESS.sub("", str(program)).encode()).hexdigest()
 
 
 def _needs_a_value(error: Exception) -> bool:

@@ -1,83 +1,175 @@
-"""The host loop: chunks of members, segment by segment, several chunks in flight.
+"""The host loop: for each rung, for each chunk of members, for each segment of steps: one dispatch, several chunks in flight.
 
 Arrays go chunk by chunk, each through all its segments on a thread of its own; a stream goes segment by segment with all
-chunks inside. Between segments the host checks, evaluates, counts and looks for an interrupt.
+chunks inside. Between segments the host checks, evaluates, counts and looks for an interrupt; the batches of the next segment
+are made while this one runs. A chunk that does not fit the memory splits in two and goes on.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from typing import NamedTuple
 
 from gradkit import settings
+from gradkit.contracts import Status
 from gradkit.engine import chunk as chunks
-from gradkit.engine import segment
-from gradkit.engine.chunk import Record
+from gradkit.engine import moves
+from gradkit.engine.chunk import Chunk
 from gradkit.engine.progress import Tally
-from gradkit.engine.runs import Run
 
-Place = tuple[Run, Callable[[], tuple]]  # what the chunk shares, and its members, padding, seeds and lanes when asked for
+NO_ROOM = "out of memory: a single member needs more than there is; those it befell stopped where they stood"
 
 
-def run_chunks(places: Sequence[Place], threads: int, tally: Tally, is_interrupted: threading.Event) -> list[Record]:
-    """Run all chunks to their end, or to the end of the segment in which an interrupt arrives.
+class Watch(NamedTuple):
+    """What the threads of a run share: who counts, who may interrupt, and which programs are compiled."""
+
+    tally: Tally
+    is_interrupted: threading.Event
+    compiled: set
+    compiling: threading.Lock
+
+
+def watch(tally: Tally, is_interrupted: threading.Event) -> Watch:
+    """The watch of a new run."""
+    return Watch(tally, is_interrupted, set(), threading.Lock())
+
+
+def drive(groups: Sequence[list[Chunk]], until: int, *, threads: int, is_last: bool, watch: Watch) -> list[list[Chunk]]:
+    """Take all chunks of all programs to a step, or to the end of the segment in which an interrupt arrives.
 
     Args:
-        places: One per chunk.
+        groups: The chunks of each program.
+        until: The step.
         threads: Chunks in flight.
-        tally: Is told what happens.
-        is_interrupted: Is looked at between segments; a chunk not begun by then never begins.
+        is_last: Whether members come to rest there: then each chunk is brought to the host as soon as it arrives.
+        watch: Of the run.
+
+    Returns:
+        The chunks of each program: others where memory made them split.
     """
-    for run, place in {id(run): (run, place) for run, place in places}.values():
-        if not is_interrupted.is_set():
-            _compile(run, *place())
-    drive = _drive_together if places[0][0].source.is_lockstep else _drive_apart
     with ThreadPoolExecutor(threads) as pool:
-        return drive(places, pool, tally, is_interrupted)
+        submit = lambda function, *args: pool.submit(settings.carried(function), *args)  # noqa: E731
+        if any(group and group[0].run.source.is_lockstep for group in groups):
+            return [_together(group, until, submit, is_last, watch) for group in groups]
+        tasks = [[submit(_through, chunk, until, is_last, watch) for chunk in group] for group in groups]
+        _wait([task for group in tasks for task in group], watch)
+        return [[part for task in group for part in task.result()] for group in tasks]
 
 
-def _compile(run: Run, members, is_padding, seeds, lanes):
-    """Compile every program by running it for no step, in one thread, so that no two threads compile the same."""
-    chunk = chunks.begin(run, members, is_padding, seeds, lanes)
-    tickets = run.no_tickets() if run.source.is_lockstep else run.tickets(seeds, 0, 0)[0]
-    chunks.rerun_of(run, lanes, tickets)(segment.copy(chunk.state), 0, 0)
-    segment.compiled(run.program).read(lanes, chunk.state, chunk.growths)
+def _through(chunk: Chunk, until: int, is_last: bool, watch: Watch) -> list[Chunk]:
+    """One chunk through all its segments; its halves, if it had to split."""
+
+    def advance():
+        if chunk.state is None and watch.is_interrupted.is_set():
+            return
+        run = _ready(chunk, watch)
+        tickets = run.tickets(chunk.seeds, chunk.step) if chunk.step < until else None
+        while chunk.step < until and chunk.is_live.any() and not watch.is_interrupted.is_set():
+            stop = run.next_stop(chunk.step, chunk.goals, until)
+            tickets = _segment(chunk, tickets, stop, lambda stop=stop: run.tickets(chunk.seeds, stop) if stop < until else None,
+                               watch)  # fmt: skip
+
+    parts = _split_until_it_fits(chunk, advance, lambda half: _through(half, until, is_last, watch))
+    if is_last and parts == [chunk]:
+        _end(chunk, watch)
+    return parts
 
 
-def _drive_apart(places, pool, tally, is_interrupted) -> list[Record]:
-    def through(run, place):
-        if is_interrupted.is_set():
-            return chunks.never_begun(run, *place())
-        chunk = chunks.begin(run, *place())
-        for start, stop in run.segments():
-            if is_interrupted.is_set() or chunk.is_resting.all():
-                break
-            tickets, _ = run.tickets(chunk.seeds, start, stop)
-            chunks.advance(run, chunk, tickets, start, stop, tally)
-        return chunks.finish(run, chunk, tally)
+def _together(group: list[Chunk], until: int, submit, is_last: bool, watch: Watch) -> list[Chunk]:
+    """All chunks of a program segment by segment, over a stream that is read in this thread while they run."""
+    if not group:
+        return group
+    if not watch.is_interrupted.is_set():
+        _wait([submit(_ready, chunk, watch) for chunk in group], watch)
+    run, step = group[0].run, group[0].step
 
-    return _results([pool.submit(settings.carried(through), *place) for place in places], is_interrupted)
+    def draw(step):
+        if step >= until or watch.is_interrupted.is_set():
+            return None, 0, False
+        stop = run.next_stop(step, run.members.goals, until)
+        tickets, count = run.drawn_tickets(step, stop)
+        return tickets, count, step + count < stop
 
-
-def _drive_together(places, pool, tally, is_interrupted) -> list[Record]:
-    if is_interrupted.is_set():
-        return [chunks.never_begun(run, *place()) for run, place in places]
-    ready = [(run, chunks.begin(run, *place())) for run, place in places]
-    first, advance = places[0][0], settings.carried(chunks.advance)
-    for start, stop in first.segments():
-        if is_interrupted.is_set() or all(chunk.is_resting.all() for _, chunk in ready):
-            break
-        tickets, count = first.tickets([None], start, stop)
-        tasks = [pool.submit(advance, *pair, tickets, start, start + count, tally) for pair in ready if count]
-        _results(tasks, is_interrupted)
-        if count < stop - start:
-            break
-    return [chunks.finish(run, chunk, tally) for run, chunk in ready]
+    tickets, count, has_ended = draw(step)
+    while count and any(chunk.is_live.any() for chunk in group) and not watch.is_interrupted.is_set():
+        step += count
+        tasks = [submit(_one_segment, chunk, tickets, step, watch) for chunk in group]
+        tickets, count, has_ended = (None, 0, True) if has_ended else draw(step)
+        _wait(tasks, watch)
+        group = [part for task in tasks for part in task.result()]
+    if is_last:
+        for chunk in group:
+            _end(chunk, watch)
+    return group
 
 
-def _results(tasks: Sequence[Future], is_interrupted: threading.Event) -> list:
-    """The results of all tasks; an error in one lets no other begin a segment."""
+def _one_segment(chunk: Chunk, tickets, stop: int, watch: Watch) -> list[Chunk]:
+    def advance():
+        if chunk.is_live.any():
+            _ready(chunk, watch)
+            _segment(chunk, tickets, stop, lambda: None, watch)
+
+    return _split_until_it_fits(chunk, advance, lambda half: _one_segment(half, tickets, stop, watch))
+
+
+def _segment(chunk: Chunk, tickets, stop: int, draw: Callable, watch: Watch):
+    """Make the steps up to ``stop``; meanwhile draw what comes next, which is returned."""
+    started, num_steps = time.perf_counter(), stop - chunk.step
+    flight = chunks.launch(chunk, tickets, num_steps)
+    upcoming = draw()
+    chunks.settle(chunk, flight, tickets, stop, watch.tally)
+    chunk.run.pace.note(chunk.run.program.width, num_steps, started)
+    return upcoming
+
+
+def _ready(chunk: Chunk, watch: Watch):
+    """Give a chunk its first state; the first one of a program compiles it, while others wait."""
+    key = (chunk.run.program, chunk.run.device)
+    if key in watch.compiled:
+        if chunk.state is None:
+            chunks.begin(chunk)
+        return chunk.run
+    with watch.compiling:
+        if chunk.state is None:
+            chunks.begin(chunk)
+        if key not in watch.compiled:
+            chunks.compile(chunk)
+        watch.compiled.add(key)
+    return chunk.run
+
+
+def _split_until_it_fits(chunk: Chunk, advance: Callable[[], None], again: Callable[[Chunk], list[Chunk]]) -> list[Chunk]:
+    """Advance a chunk; where memory runs out, its halves from where it stands, and so on down to one member."""
+    try:
+        advance()
+        return [chunk]
+    except RuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+    if chunk.run.program.width == 1:
+        chunk.run.ledger.status[chunk.members[chunk.is_live]] = Status.STOPPED
+        if NO_ROOM not in chunk.run.ledger.notes:
+            chunk.run.ledger.notes.append(NO_ROOM)
+        return [chunk]
+    halves = moves.split(chunk)
+    chunk.state = chunk.growths = None
+    return [part for half in halves for part in again(half)]
+
+
+def _end(chunk: Chunk, watch: Watch):
+    """Bring a chunk to the host for good; who has steps left was stopped."""
+    real, ledger = ~chunk.is_padding, chunk.run.ledger
+    ledger.status[chunk.members[chunk.is_live]] = Status.STOPPED
+    chunks.retire(chunk, real, watch.tally)
+    chunk.state = chunk.growths = None
+
+
+def _wait(tasks: Sequence[Future], watch: Watch):
+    """Wait for all tasks; an error in one lets no other begin a segment."""
     if any(task.exception() for task in wait(tasks, return_when=FIRST_EXCEPTION).done):
-        is_interrupted.set()
-    return [task.result() for task in tasks]
+        watch.is_interrupted.set()
+    for task in tasks:
+        task.result()

@@ -1,20 +1,73 @@
-"""What the members of one program share: the program, the source, the course of segments and evaluations."""
+"""What the members of one program share: the program, the source, the course of segments, and the ledger they write to."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from gradkit import trees
+from gradkit import keys, trees
 from gradkit.contracts import Source
+from gradkit.engine.ledger import Ledger
 from gradkit.engine.outline import Outline
-from gradkit.engine.segment import Blocks, Program
+from gradkit.engine.segment import Blocks, Lanes, Program
 
-SEGMENT_STEPS = 100
+DISPATCH_SECONDS = 1.0  # a segment lasts about this long: progress and Ctrl-C stay live
+FIRST_STEPS = 16  # of the first segment, before it is known how long a step takes
+MOST_STEPS = 4096  # of a segment
+SEGMENT_BYTES = 2**23  # tickets and infos of a segment
 STREAM_BYTES = 2**26  # batches of a stream that one segment holds on the device
+
+
+class Members(NamedTuple):
+    """What tells the members of one program apart.
+
+    Attributes:
+        positions: Where each stands in the sweep, shape (m,).
+        hyper: Their traced hyper-parameters, ``{name: array (m,)}``.
+        seeds: Their seeds, or ``None`` each.
+        goals: Steps each makes, shape (m,).
+        key: The root key.
+    """
+
+    positions: np.ndarray
+    hyper: dict[str, np.ndarray]
+    seeds: Sequence[int | None]
+    goals: np.ndarray
+    key: jax.Array
+
+    def lanes(self, members: np.ndarray, device: jax.Device | None) -> Lanes:
+        """The traced values and the keys of some members, by their seeds, never by their lanes."""
+        hyper = {name: jnp.asarray(values[members]) for name, values in self.hyper.items()}
+        lanes = Lanes(hyper, _keys(self.key, [self.seeds[member] for member in members]))
+        return lanes if device is None else jax.device_put(lanes, device)
+
+
+def _keys(key: jax.Array, seeds: Sequence[int | None]) -> jax.Array:
+    if seeds[0] is None:
+        return jnp.broadcast_to(key, (len(seeds),))
+    return jax.vmap(keys.member_key, (None, 0))(key, jnp.asarray(seeds, jnp.uint32))
+
+
+class Pace:
+    """How long a step takes, learnt while running: a segment gets as many as fill about a second."""
+
+    def __init__(self):
+        self._seconds: dict[int, float] = {}
+
+    def steps(self, width: int) -> int:
+        """The steps of the next segment at a width."""
+        seconds = self._seconds.get(width)
+        return FIRST_STEPS if seconds is None else max(1, int(DISPATCH_SECONDS / seconds))
+
+    def note(self, width: int, steps: int, started: float):
+        """Learn from a segment of so many steps that ends now."""
+        self._seconds[width] = (time.perf_counter() - started) / steps
 
 
 class Run(NamedTuple):
@@ -25,51 +78,64 @@ class Run(NamedTuple):
         outline: Shapes per member.
         source: Where batches come from.
         validation: The validation batch, or ``None``.
-        num_steps: Steps each member makes.
+        members: What tells them apart.
+        ledger: Where their results go.
+        capacity: The longest segment: the leading extent of tickets and blocks.
+        shared_tickets: ``start -> tickets`` of the order that all members share, kept for the next chunk.
         evaluate_every: Steps between evaluations, or ``None`` for the start and the end only.
-        keeps_state: Whether the records hold the final states.
+        pace: How long steps take.
+        keeps_state: Whether the ledger receives the final states.
+        device: Where it runs, if not at home.
     """
 
     program: Program
     outline: Outline
     source: Source
     validation: Any
-    num_steps: int
+    members: Members
+    ledger: Ledger
+    capacity: int
+    shared_tickets: Callable[[int], Any]
     evaluate_every: int | None
+    pace: Pace
     keeps_state: bool = False
+    device: jax.Device | None = None
 
     @property
-    def capacity(self) -> int:
-        """The longest segment: the leading extent of tickets and blocks."""
-        longest = min(self.num_steps, self.evaluate_every or self.num_steps, SEGMENT_STEPS)
-        if not self.source.is_lockstep:
-            return longest
-        return min(longest, max(1, STREAM_BYTES // max(trees.num_bytes(self.source.example()), 1)))
+    def num_steps(self) -> int:
+        """The most steps that a member makes."""
+        return int(self.members.goals.max())
 
-    def segments(self) -> Iterator[tuple[int, int]]:
-        """Start and stop of each segment; evaluations fall on ends."""
-        start = 0
-        while start < self.num_steps:
-            next_evaluation = (start // self.evaluate_every + 1) * self.evaluate_every if self.evaluate_every else np.inf
-            stop = int(min(start + self.capacity, next_evaluation, self.num_steps))
-            yield start, stop
-            start = stop
+    @property
+    def num_lanes(self) -> int:
+        """Lanes of a chunk, on all its devices."""
+        return self.program.width * (1 if self.program.mesh is None else self.program.mesh.size)
+
+    def next_stop(self, start: int, goals: np.ndarray, until: int) -> int:
+        """Where the segment from ``start`` ends: after about a second, or where a member or all are to be looked at."""
+        ends = [until, start + self.capacity, start + self.pace.steps(self.program.width)]
+        if self.evaluate_every:
+            ends.append((start // self.evaluate_every + 1) * self.evaluate_every)
+        return int(min([*ends, *goals[goals > start]]))
 
     def is_evaluated(self, step: int) -> bool:
         """Whether metrics are wanted after so many steps."""
         return self.validation is not None and bool(self.evaluate_every) and step % self.evaluate_every == 0
 
-    def tickets(self, seeds: Sequence[int | None], start: int, stop: int) -> tuple[Any, int]:
-        """The tickets of a segment, padded to the capacity, and how many there are. An order per seed puts lanes second."""
-        if self.program.is_ordered:
-            per_seed = {seed: self.source.tickets(seed, start, self.capacity) for seed in set(seeds)}
-            return jax.tree.map(lambda *leaves: np.stack(leaves, 1), *[per_seed[seed] for seed in seeds]), stop - start
-        wanted = stop - start if self.source.is_lockstep else self.capacity
-        tickets = self.source.tickets(None, start, wanted)
-        count = min([len(leaf) for leaf in jax.tree.leaves(tickets)], default=wanted)
+    def tickets(self, seeds: Sequence[int | None], start: int) -> Any:
+        """The tickets of the segment from ``start``, as many as the capacity. An order per seed puts lanes second."""
+        if not self.program.is_ordered:
+            return self.shared_tickets(start)
+        per_seed = {seed: self.source.tickets(seed, start, self.capacity) for seed in set(seeds)}
+        return jax.tree.map(lambda *leaves: np.stack(leaves, 1), *[per_seed[seed] for seed in seeds])
+
+    def drawn_tickets(self, start: int, stop: int) -> tuple[Any, int]:
+        """The tickets of a stream's next steps, padded to the capacity, and how many there are."""
+        tickets = self.source.tickets(None, start, stop - start)
+        count = min(len(leaf) for leaf in jax.tree.leaves(tickets))
         if count == 0:
-            return self.no_tickets(), 0
-        return jax.tree.map(lambda leaf: _pad(leaf, self.capacity), tickets), min(count, stop - start)
+            return None, 0
+        return jax.device_put(jax.tree.map(lambda leaf: _pad(leaf, self.capacity), tickets)), count
 
     def no_tickets(self) -> Any:
         """Tickets of a stream that are never used, to compile with."""
@@ -79,6 +145,22 @@ class Run(NamedTuple):
         """The zeros that a segment fills with infos and growths."""
         zeros = lambda leaf: np.zeros((self.capacity, num_lanes, *leaf.shape), leaf.dtype)  # noqa: E731
         return Blocks(jax.tree.map(zeros, self.outline.info), jax.tree.map(zeros, self.outline.growth))
+
+
+def capacity(outline: Outline, source: Source, num_lanes: int, num_steps: int, evaluate_every: int | None) -> int:
+    """The longest segment: a power of two, so that runs of about equal length share a program, within bounds of memory."""
+    longest = 2 ** (min(num_steps, evaluate_every or num_steps, MOST_STEPS) - 1).bit_length()
+    row = trees.num_bytes((outline.info, outline.growth)) * num_lanes
+    if source.is_lockstep:
+        return max(1, min(longest, STREAM_BYTES // max(trees.num_bytes(source.example()) + row, 1)))
+    tickets = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(source.tickets(None, 0, 1)))
+    tickets *= num_lanes if source.is_ordered else 1
+    return max(1, min(longest, SEGMENT_BYTES // max(tickets + row, 1)))
+
+
+def shared_tickets(source: Source, count: int) -> Callable[[int], Any]:
+    """``start -> tickets``, drawn once for all the chunks that come by."""
+    return functools.lru_cache(maxsize=4)(lambda start: source.tickets(None, start, count))
 
 
 def _pad(leaf: np.ndarray, length: int) -> np.ndarray:

@@ -217,3 +217,21 @@ def _over_devices(program: Program, fn: Callable, ins: str, outs: str) -> Callab
         out_specs=out_specs if len(outs) > 1 else out_specs[0],
         check_vma=False,
     )
+
+
+@jax.jit
+def gather(tree, lanes):
+    """The lanes named, in that order, of a tree that leads with lanes."""
+    return jax.tree.map(lambda leaf: leaf[lanes], tree)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def merge(target, source, lanes, mask):
+    """``target`` with the lanes of ``mask`` taken from the lanes of ``source`` that ``lanes`` names."""
+    return trees.select_lanes(mask, jax.tree.map(lambda leaf: leaf[lanes], source), target)
+
+
+@jax.jit
+def swap(tree):
+    """A tree with its first two axes exchanged: growths with lanes leading, or back."""
+    return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), tree)

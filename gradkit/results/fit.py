@@ -1,4 +1,4 @@
-"""One member's result: from a lane of a record to a ``Fit``."""
+"""One member's result: from a column of the ledger to a ``Fit``."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradkit import trees
 from gradkit.contracts import Status
-from gradkit.engine.chunk import Record
+from gradkit.engine.ledger import Ledger
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -23,12 +22,14 @@ class Fit:
         state: The final state, from which a descent could go on; ``None`` for members of a sweep, whose ``replay`` has it.
         history: ``{"loss": array (steps,), ...}``: what each step reported, NaN for steps not made. The loss of a step is that of
             the parameters before its update, on its batch.
+        every: Steps from one row of the history to the next.
         evaluations: ``{"step": ..., "validation_loss": ..., ...}``: arrays over the evaluations, after so many steps.
         metrics: The last evaluation, ``{name: float}``.
         status: How the member ended.
         steps: Steps made.
         bad_leaf: The first leaf that was not finite, one step after the last good state; ``None`` if all went well.
         seconds: Wall time of the call, compilation included.
+        rung: The rung, counted from 1, at which halving stopped the member; 0 if none did.
     """
 
     params: Any
@@ -40,6 +41,8 @@ class Fit:
     steps: int
     bad_leaf: str | None
     seconds: float
+    every: int = 1
+    rung: int = 0
 
     @property
     def losses(self) -> np.ndarray:
@@ -56,22 +59,26 @@ class Fit:
         return f"Fit {self.status.name}: {steps} in {self.seconds:.1f} s, {course}{metrics}{where}"
 
 
-def from_lane(record: Record, lane: int, seconds: float) -> Fit:
-    """The result of the member in one lane: views of the record's arrays."""
-    history = {"loss": record.infos.loss[:, lane]}
-    history |= {name: values[:, lane] for name, values in record.infos.metrics.items()}
-    evaluations = {"step": np.asarray(record.evaluated_at, int)}
-    evaluations |= {name: np.array([row[lane] for row in rows]) for name, rows in record.evaluations.items()}
+def from_ledger(ledger: Ledger, member: int, seconds: float) -> Fit:
+    """The result of one member: views of the ledger's arrays."""
+    history = {"loss": ledger.infos.loss[:, member]}
+    history |= {name: values[:, member] for name, values in ledger.infos.metrics.items()}
+    entries = ledger.evaluations[member]
+    names = entries[0][1] if entries else ()
+    evaluations = {"step": np.array([step for step, _ in entries], int)}
+    evaluations |= {name: np.array([values[name] for _, values in entries]) for name in names}
     return Fit(
-        params=None if record.params is None else trees.take_lane(record.params, lane),
-        state=None if record.state is None else trees.take_lane(record.state, lane),
+        params=ledger.params[member],
+        state=ledger.state[member],
         history=history,
         evaluations=evaluations,
-        metrics={name: float(values[lane]) for name, values in record.metrics.items()},
-        status=record.status[lane],
-        steps=int(record.steps[lane]),
-        bad_leaf=record.bad_leaf[lane],
+        metrics=dict(entries[-1][1]) if entries else {},
+        status=Status(ledger.status[member]),
+        steps=int(ledger.steps[member]),
+        bad_leaf=ledger.bad_leaf[member],
         seconds=seconds,
+        every=ledger.every,
+        rung=int(ledger.rung[member]),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,6 +10,8 @@ import numpy as np
 
 from gradkit import checks
 from gradkit.contracts import Status
+from gradkit.engine.plan import Plan
+from gradkit.engine.rungs import Rung
 from gradkit.engine.segment import Static
 from gradkit.report import plots, summaries
 from gradkit.results.fit import Fit, on_device
@@ -48,13 +50,17 @@ class Sweep:
         hyper: The hyper-parameters of each member.
         fits: The result of each member; parameters are views on the host.
         seconds: Wall time, compilation included.
-        notes: What the reader must know: why a stream ended early.
+        notes: What the reader must know: why a stream ended early, where memory ran out.
+        plan: How it was laid out; give it to ``gk.sweep`` to repeat it to the bit.
+        passed: What happened at the rungs of a halving; see :meth:`rungs`.
     """
 
     hyper: tuple[dict[str, Any], ...]
     fits: tuple[Fit, ...]
     seconds: float
     notes: tuple[str, ...] = ()
+    plan: Plan | None = None
+    passed: tuple[Rung, ...] = ()
     replay_fn: Callable[[int], Fit] = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
@@ -90,6 +96,7 @@ class Sweep:
             **{name: _readable(value) for name, value in self.hyper[member].items()},
             "status": fit.status.name,
             "steps_made": fit.steps,
+            **({"rung": fit.rung} if self.passed else {}),
             "initial_loss": losses[0],
             "final_loss": losses[-max(len(losses) // 20, 1) :].mean(),
             "best_loss": losses.min(),
@@ -97,6 +104,13 @@ class Sweep:
             **starts,
             "bad_leaf": fit.bad_leaf,
         }
+
+    @property
+    def rungs(self) -> pd.DataFrame:
+        """A row per rung of a halving: steps, members and configurations in play, who left and why, who went on, widths."""
+        import pandas as pd
+
+        return pd.DataFrame(self.passed, columns=Rung._fields)
 
     def curves(self) -> pd.DataFrame:
         """A row per member and number of steps made: the loss there, what the step reported and, where taken, the evaluation."""
@@ -108,8 +122,9 @@ class Sweep:
         import pandas as pd
 
         fit = self.fits[member]
-        steps = np.arange(len(fit.history["loss"]) + 1)
-        history = pd.DataFrame(fit.history, index=steps[:-1]).reindex(steps)
+        recorded = np.arange(len(fit.history["loss"])) * fit.every
+        steps = np.union1d(np.append(recorded, recorded[-1] + fit.every), fit.evaluations["step"])
+        history = pd.DataFrame(fit.history, index=recorded).reindex(steps)
         evaluations = pd.DataFrame(fit.evaluations).set_index("step").reindex(steps)
         evaluations = evaluations.rename(columns={name: f"validation_{name}" for name in fit.history})
         frame = history.join(evaluations).rename_axis("step").reset_index()
@@ -152,10 +167,7 @@ class Sweep:
 
     def configurations(self, over: str | None = "seed") -> list[tuple[int, ...]]:
         """The members that differ at most along one axis, for each combination of the others."""
-        groups: dict[Static, list[int]] = {}
-        for member, hyper in enumerate(self.hyper):
-            groups.setdefault(Static({name: value for name, value in hyper.items() if name != over}), []).append(member)
-        return [tuple(members) for members in groups.values()]
+        return configurations(self.hyper, over)
 
     def params(self, member: int) -> Any:
         """The parameters of a member, as jax arrays."""
@@ -219,6 +231,14 @@ class Sweep:
             f"Sweep of {len(self)} members in {self.seconds:.1f} s: {self._counts()}; none finished. First to stop: member "
             f"{first}, {self.hyper[first]}: {self.fits[first]!r}. {self._remedy()}"
         )
+
+
+def configurations(members: Iterable[dict[str, Any]], over: str | None) -> list[tuple[int, ...]]:
+    """The members that differ at most along one axis, for each combination of the others."""
+    groups: dict[Static, list[int]] = {}
+    for member, hyper in enumerate(members):
+        groups.setdefault(Static({name: value for name, value in hyper.items() if name != over}), []).append(member)
+    return [tuple(each) for each in groups.values()]
 
 
 def _readable(value: Any) -> Any:

@@ -74,7 +74,8 @@ def check_axis(name: str, values: Any) -> Axis:
     entries = _entries(name, values)
     require(len(entries) > 0, name, "have at least one value", values, "Give it values, or leave the axis out.")
     if name in _COUNTS:
-        return Axis(name, tuple(_count(name, i, entry) for i, entry in enumerate(entries)), is_static=True)
+        counts = tuple(_count(name, i, entry) for i, entry in enumerate(entries))
+        return Axis(name, counts, is_static=name == "batch_size" or isinstance(values, Static))
     if isinstance(values, Static):
         require(name != "seed", name, "hold whole numbers that are traced", values, "Leave out gk.static: seed=range(4).")
         return Axis(name, entries, is_static=True)

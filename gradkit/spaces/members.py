@@ -114,7 +114,7 @@ def grid(**axes: Any) -> Space:
     Args:
         **axes: For each name a list, tuple, range or one-dimensional array. Numbers are traced: ints stay ints, a mix
             becomes floats. Strings, callables, bools and None are static, and so is what :func:`static` marks.
-            ``batch_size`` and ``steps`` are always static; ``seed`` holds whole numbers.
+            ``batch_size`` is always static; ``seed`` and ``steps`` hold whole numbers.
 
     Raises:
         ValueError: An axis or the space is empty, or a number is not finite or does not fit int32.

@@ -1,0 +1,98 @@
+"""What the members of one program did, on the host: a column per member, filled in by the chunks they travel in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from gradkit import trees
+from gradkit.contracts import Info, Status
+
+
+class Placement(NamedTuple):
+    """Where a member ran from a step on: bits depend on the width and the lane.
+
+    Attributes:
+        step: Steps made before.
+        width: Lanes per device.
+        lane: The lane in its chunk.
+    """
+
+    step: int
+    width: int
+    lane: int
+
+
+@dataclass
+class Ledger:
+    """The results of all members (m); threads write to the columns of their own members only.
+
+    Attributes:
+        status: ``Status`` as int, shape (m,).
+        steps: Steps made, shape (m,).
+        rung: The rung, counted from 1, at which a member was dropped or converged; 0 for the others. Shape (m,).
+        bad_leaf: Name of the first leaf that was not finite, ``"loss"`` if only the loss was not, ``None`` for a sound member.
+        infos: ``Info`` of arrays (rows, m): every ``every``-th step; NaN for steps not made.
+        every: Steps from one row to the next.
+        evaluations: Per member, ``(steps made, {name: value})`` in order.
+        params: Per member, what its descent returns; ``None`` until it is at rest.
+        state: Per member, its final state, if kept.
+        path: Per member, where it ran.
+        notes: What the reader must know.
+    """
+
+    status: np.ndarray
+    steps: np.ndarray
+    rung: np.ndarray
+    bad_leaf: list[str | None]
+    infos: Info
+    every: int
+    evaluations: list[list[tuple[int, dict[str, float]]]]
+    params: list[Any]
+    state: list[Any]
+    path: list[list[Placement]]
+    notes: list[str]
+
+    def write(self, infos: Info, start: int, members: np.ndarray):
+        """Enter the infos ``[t, lanes]`` of the steps from ``start`` on."""
+        first = -start % self.every
+        row = (start + first) // self.every
+
+        def enter(history, leaf):
+            kept = leaf[first :: self.every]
+            history[row : row + len(kept), members] = kept
+
+        jax.tree.map(enter, self.infos, infos)
+
+    def recent_loss(self, members: np.ndarray) -> np.ndarray:
+        """The mean loss over the last twentieth of the steps made, per member; infinite where a member has none."""
+        return np.array([_recent_mean(self.infos.loss[:, member]) for member in members])
+
+
+def _recent_mean(losses: np.ndarray) -> float:
+    made = losses[~np.isnan(losses)].astype(float)
+    return float(made[-max(len(made) // 20, 1) :].mean()) if len(made) else np.inf
+
+
+def blank(info: Info, num_members: int, num_steps: int, every: int) -> Ledger:
+    """The ledger of members that have not begun. ``info``: shapes of what a step reports."""
+
+    def history(leaf):
+        return np.full((-(-num_steps // every), num_members), np.nan, leaf.dtype if trees.is_inexact(leaf) else float)
+
+    return Ledger(
+        status=np.full(num_members, int(Status.RUNNING)),
+        steps=np.zeros(num_members, int),
+        rung=np.zeros(num_members, int),
+        bad_leaf=[None] * num_members,
+        infos=jax.tree.map(history, info),
+        every=every,
+        evaluations=[[] for _ in range(num_members)],
+        params=[None] * num_members,
+        state=[None] * num_members,
+        path=[[] for _ in range(num_members)],
+        notes=[],
+    )

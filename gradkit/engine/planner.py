@@ -1,0 +1,198 @@
+"""The planner: programs flow in, a settled plan flows out, measured where that pays.
+
+Which width is best differs by a factor of three from program to program, so widths are timed: a first guess from the size of the
+state and the cache, then its halves and doubles for as long as they are better. The rates are kept in a file, by the program,
+the device and the versions, so that the next sweep of the kind is planned at once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from gradkit import checks, settings, trees
+from gradkit.engine import chunk as chunks
+from gradkit.engine import group, ledger, memory, rates
+from gradkit.engine import plan as plans
+from gradkit.engine import runs as shared
+from gradkit.engine import segment
+from gradkit.engine.halving import Halving, num_kept, rung_steps
+from gradkit.engine.plan import Plan, ProgramPlan
+from gradkit.engine.rates import Sample
+from gradkit.engine.runs import Run
+
+BUDGET_SECONDS = 2.0  # that planning may take, or
+BUDGET_SHARE = 0.02  # of the predicted run, whichever is more
+WORTHWHILE_SECONDS = 4.0  # a shorter run is not worth timing other widths than the first guess
+PROBE_SECONDS = 0.06  # of one timing
+PROBES = 3
+
+
+def plan(
+    runs: Sequence[Run], names: Sequence[str], request: Plan, halving: Halving | None, num_configurations: int, *, is_asked: bool
+) -> Plan:
+    """Settle how the members of all programs are laid out.
+
+    Args:
+        runs: One per program.
+        names: What tells them apart, in words.
+        request: What the user fixed; a settled plan is only checked.
+        halving, num_configurations: For the widths after each rung.
+        is_asked: Whether the user waits for a plan: then even a short run is measured.
+    """
+    started = time.perf_counter()
+    settled = plans.settle(request)
+    prints = [rates.fingerprint(run, settled) for run in runs]
+    if request.programs:
+        return _checked(settled, prints, runs)
+    programs = []
+    for run, name, fingerprint in zip(runs, names, prints):
+        samples = rates.load(fingerprint)
+        if settled.width is None and _can_choose(run, settled):
+            samples = _measured(run, settled, samples, started, is_asked=is_asked)
+            rates.save(fingerprint, samples)
+        programs.append(_program(run, name, fingerprint, settled, samples, halving, num_configurations))
+    return settled._replace(programs=tuple(programs), planning_seconds=time.perf_counter() - started if is_asked else 0.0)
+
+
+def _checked(given: Plan, prints: Sequence[str], runs: Sequence[Run]) -> Plan:
+    """A plan that was made before, if it was made for this."""
+    made_for = [(program.fingerprint, program.num_members) for program in given.programs]
+    wanted = [(fingerprint, len(run.members.positions)) for fingerprint, run in zip(prints, runs)]
+    checks.require(made_for == wanted, "plan", "be made for these programs, members, device and versions",
+                   checks.Described(f"one for {', '.join(f'{n} members of program {p[:8]}' for p, n in made_for)}"),
+                   "Call gk.plan with the arguments of this sweep, or give gk.Plan(width=...) alone.")  # fmt: skip
+    return given
+
+
+def _can_choose(run: Run, settled: Plan) -> bool:
+    is_stream_read_once = run.source.is_lockstep and not run.source.is_replayable
+    return plans.most(settled, len(run.members.positions)) > 1 and not is_stream_read_once
+
+
+class Probe(NamedTuple):
+    """Chunks of one width on the device, ready to be timed."""
+
+    run: Run
+    chunk: chunks.Chunk
+    tickets: object
+    compile_seconds: float
+    num_bytes: int | None
+
+
+def _measured(run: Run, settled: Plan, samples: dict[int, Sample], started: float, *, is_asked: bool) -> dict[int, Sample]:
+    """Time the first guess and, where it pays, its neighbors."""
+    num_members, most = len(run.members.positions), plans.most(settled, len(run.members.positions))
+    if samples and (not is_asked or len(samples) > 1):
+        return samples
+    width = plans.guess(settled, num_members, trees.num_bytes(run.outline.state))
+    probe, total = _probe(run, settled, width, None), int(run.members.goals.sum())
+    if not is_asked and total / _time(probe, settled, seconds=0, repeats=1).rate < WORTHWHILE_SECONDS:
+        return samples
+    first = _time(probe, settled)
+    samples, predicted = samples | {width: first}, total / first.rate
+    budget = max(BUDGET_SECONDS, BUDGET_SHARE * predicted)
+    for factor in (2, 0.5):
+        while True:
+            best = max(samples, key=lambda each: samples[each].rate)
+            candidate = min(int(best * factor), most)
+            next_cost = first.compile_seconds + 2 * PROBES * PROBE_SECONDS
+            if candidate in samples or candidate < 1 or time.perf_counter() - started + next_cost > budget:
+                break
+            if not memory.fits(run, settled, candidate, samples):
+                break
+            samples = samples | {candidate: _time(_probe(run, settled, candidate, probe.chunk), settled)}
+            if samples[candidate].rate < samples[best].rate:
+                break
+    return samples
+
+
+def _probe(run: Run, settled: Plan, width: int, like: chunks.Chunk | None) -> Probe:
+    """Chunks of a width, with a first state of their own, or copies of the lanes of another chunk's."""
+    scratch = ledger.blank(run.outline.info, len(run.members.positions), 1, 1)
+    here = group.at_width(run, settled, width)._replace(ledger=scratch, validation=None)
+    members = np.arange(here.num_lanes) % len(run.members.positions)
+    chunk, started = chunks.make(here, members, np.zeros(here.num_lanes, bool)), time.perf_counter()
+    if like is None:
+        chunks.begin(chunk)
+    else:
+        chunk.state, chunk.growths = _copies(like, here.num_lanes)
+    compiled = chunks.compile(chunk)
+    seconds = time.perf_counter() - started
+    tickets = here.no_tickets() if here.source.is_lockstep else here.tickets(chunk.seeds, 0)
+    return Probe(here, chunk, tickets, seconds, memory.num_bytes(compiled))
+
+
+def _copies(like: chunks.Chunk, num_lanes: int):
+    lanes = np.arange(num_lanes) % like.run.num_lanes
+    take = lambda axis: lambda leaf: leaf.take(lanes, axis) if trees.is_key(leaf) else np.take(np.asarray(leaf), lanes, axis)  # noqa: E731
+    return jax.device_put((jax.tree.map(take(0), like.state), jax.tree.map(take(1), like.growths)))
+
+
+def _time(probe: Probe, settled: Plan, *, seconds: float | int = PROBE_SECONDS, repeats: int = PROBES) -> Sample:
+    """Member-steps per second with all threads at work: the median of a few timings."""
+    num_lanes, count = probe.run.num_lanes, settled.threads
+
+    def steps(num_steps):
+        jax.block_until_ready(chunks.launch(probe.chunk, probe.tickets, num_steps))
+
+    with ThreadPoolExecutor(count) as pool:
+
+        def together(num_steps):
+            started = time.perf_counter()
+            list(pool.map(settings.carried(steps), [num_steps] * count))
+            return time.perf_counter() - started
+
+        together(1)
+        once = together(1)
+        num_steps = int(np.clip(seconds / once, 1, probe.run.capacity))
+        median = np.median([together(num_steps) for _ in range(repeats)])
+    return Sample(count * num_lanes * num_steps / float(median), probe.compile_seconds, probe.num_bytes)
+
+
+def _program(run, name, fingerprint, settled, samples, halving, num_configurations) -> ProgramPlan:
+    """The layout of one program: the width that ends soonest, counted with padding and idle threads."""
+    num_members = len(run.members.positions)
+    width = settled.width or _soonest(run, settled, samples, num_members)
+    width = min(width, -(-num_members // (len(settled.devices) if settled.spans else 1)))
+    memory.check(run, settled, width, samples)
+    widths = [width]
+    if halving is not None:
+        for rung in range(len(rung_steps(halving, run.num_steps))):
+            share = num_kept(num_configurations, halving.eta, rung) / num_configurations
+            widths.append(_narrowed(settled, samples, widths[-1], max(1, round(num_members * share))))
+    sample = samples.get(width)
+    seconds = None if sample is None else int(run.members.goals.sum()) / sample.rate
+    return ProgramPlan(
+        name, fingerprint, num_members, tuple(widths), -(-num_members // settled.lanes(width)),
+        {each: found.rate for each, found in samples.items()}, memory.of_chunk(run, settled, width, samples),
+        None if sample is None else sample.compile_seconds, seconds,
+    )  # fmt: skip
+
+
+def _soonest(run: Run, settled: Plan, samples: dict[int, Sample], num_members: int) -> int:
+    if not samples:
+        return plans.guess(settled, num_members, trees.num_bytes(run.outline.state))
+    most = plans.most(settled, num_members)
+    known = [width for width in samples if width <= most] or [min(samples)]
+    return min(known, key=lambda width: (_member_slots(settled, width, num_members) / samples[width].rate, width))
+
+
+def _member_slots(settled: Plan, width: int, num_members: int) -> int:
+    """Members that could have run in the time that these take: rounds of full threads, padding included."""
+    lanes = settled.lanes(width) * settled.threads
+    return -(-num_members // lanes) * lanes
+
+
+def _narrowed(settled: Plan, samples: dict[int, Sample], width: int, num_members: int) -> int:
+    """The width for the survivors of a rung: halved for as long as that ends sooner. The ladder has few rungs to compile."""
+    rate = lambda width: samples[width].rate if width in samples else 1.0  # noqa: E731
+    cost = lambda width: _member_slots(settled, width, num_members) / rate(width)  # noqa: E731
+    while width > 1 and (width // 2 in samples or not samples) and cost(width // 2) < cost(width):
+        width //= 2
+    return width

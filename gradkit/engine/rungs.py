@@ -1,0 +1,144 @@
+"""A whole run: from rung to rung, with what halving drops on the way; without halving, the end is the only rung."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from threading import Event
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gradkit.contracts import Status
+from gradkit.engine import chunk as chunks
+from gradkit.engine import halving as rules
+from gradkit.engine import moves, runner
+from gradkit.engine.chunk import Chunk
+from gradkit.engine.halving import Configuration, Halving
+from gradkit.engine.progress import Tally
+from gradkit.engine.runs import Run
+
+
+class Rung(NamedTuple):
+    """What happened at a rung.
+
+    Attributes:
+        rung: Counted from 1.
+        steps: Steps made by those that came to it.
+        members, configurations: That were in play.
+        diverged, pruned, converged: Members that left: since the rung before, and at this one.
+        kept: Members that go on.
+        best: The best mean score of a configuration; NaN if there is none.
+        widths: Lanes per device from here on, a program each.
+    """
+
+    rung: int
+    steps: int
+    members: int
+    configurations: int
+    diverged: int
+    pruned: int
+    converged: int
+    kept: int
+    best: float
+    widths: tuple[int, ...]
+
+
+def climb(
+    groups: Sequence[list[Chunk]],
+    runs_after: Callable[[int], Sequence[Sequence[Run]]],
+    halving: Halving | None,
+    configurations: Sequence[Configuration],
+    *,
+    threads: int,
+    tally: Tally,
+    is_interrupted: Event,
+) -> list[Rung]:
+    """Run all chunks from rung to rung and to the end.
+
+    Args:
+        groups: The chunks of each program.
+        runs_after: ``rung -> runs`` of each program after that rung, one per device that takes chunks of its own.
+        halving: The rules, or ``None``.
+        configurations: The members of each, by their positions in the sweep.
+        threads, tally, is_interrupted: See :mod:`~gradkit.engine.runner`.
+    """
+    num_steps = max(chunk.run.num_steps for group in groups for chunk in group)
+    ends = [*(rules.rung_steps(halving, num_steps) if halving else ()), num_steps]
+    watch, told, previous, in_play = runner.watch(tally, is_interrupted), [], None, list(configurations)
+    for rung, end in enumerate(ends):
+        is_last = rung == len(ends) - 1
+        groups = runner.drive(groups, end, threads=threads, is_last=is_last, watch=watch)
+        if is_last:
+            break
+        if is_interrupted.is_set() or any(chunk.is_live.any() and chunk.step < end for group in groups for chunk in group):
+            runner.drive(groups, end, threads=threads, is_last=True, watch=watch)
+            break
+        scores, is_running = _scores(groups, halving, previous)
+        verdict = rules.judge(
+            halving, rung, scores, is_running=is_running, configurations=in_play, num_configurations=len(configurations),
+            previous=previous,
+        )  # fmt: skip
+        _leave(groups, verdict, rung + 1, tally)
+        runs = runs_after(rung + 1)
+        told.append(_tell(rung + 1, end, scores, is_running, in_play, verdict, halving, runs))
+        groups = [_close_up(group, own) for group, own in zip(groups, runs)]
+        gone = {*verdict.pruned, *verdict.converged, *np.flatnonzero(~is_running)}
+        in_play, previous = [each for each in in_play if not gone.intersection(each)], scores
+    return told
+
+
+def _close_up(group: list[Chunk], runs: Sequence[Run]) -> list[Chunk]:
+    seats = [(chunk, lane) for chunk in group for lane in np.flatnonzero(chunk.is_live).tolist()]
+    return moves.close_up(seats, runs) if seats else []
+
+
+def _scores(groups, halving: Halving, previous: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """The metric of each member that came to the rung, NaN for the others, and which came."""
+    num_members = sum(len(ledger.status) for ledger in {id(g[0].run.ledger): g[0].run.ledger for g in groups if g}.values())
+    num_members = num_members if previous is None else len(previous)
+    scores, is_running = np.full(num_members, np.nan), np.zeros(num_members, bool)
+    for chunk in (chunk for group in groups for chunk in group if chunk.is_live.any()):
+        members = chunk.members[chunk.is_live]
+        positions = chunk.run.members.positions[members]
+        is_running[positions] = True
+        scores[positions] = _metric(chunk, members, halving.metric)
+    return scores, is_running
+
+
+def _metric(chunk: Chunk, members: np.ndarray, metric: str) -> Any:
+    ledger = chunk.run.ledger
+    if metric == "loss":
+        return ledger.recent_loss(members)
+    if any(ledger.evaluations[member][-1][0] != chunk.step for member in members):
+        chunks.evaluate(chunk)
+    return [ledger.evaluations[member][-1][1][metric] for member in members]
+
+
+def _leave(groups, verdict: rules.Verdict, rung: int, tally: Tally):
+    """Enter the verdict into the ledgers and bring those who leave to the host."""
+    for chunk in (chunk for group in groups for chunk in group):
+        ledger, positions = chunk.run.ledger, chunk.run.members.positions[chunk.members]
+        is_live = chunk.is_live
+        ledger.status[chunk.members[is_live & np.isin(positions, verdict.pruned)]] = Status.PRUNED
+        ledger.status[chunk.members[is_live & np.isin(positions, verdict.converged)]] = Status.CONVERGED
+        leaving = ~chunk.is_padding & ~chunk.is_live
+        ledger.rung[chunk.members[leaving]] = rung
+        chunks.retire(chunk, leaving, tally)
+
+
+def _tell(rung, steps, scores, is_running, in_play, verdict, halving, runs) -> Rung:
+    sign = 1 if halving.goal == "min" else -1
+    means = [sign * scores[list(each)].mean() for each in in_play if np.isfinite(scores[list(each)]).all()]
+    members = sum(map(len, in_play))
+    return Rung(
+        rung=rung,
+        steps=steps,
+        members=members,
+        configurations=len(in_play),
+        diverged=members - int(is_running.sum()),
+        pruned=len(verdict.pruned),
+        converged=len(verdict.converged),
+        kept=int(is_running.sum()) - len(verdict.pruned) - len(verdict.converged),
+        best=sign * min(means, default=np.nan),
+        widths=tuple(own[0].program.width for own in runs),
+    )
