@@ -1,6 +1,7 @@
 """The benchmark of halving on small settings: its contestants make the same runs, and its claims follow from its table."""
 
 import dataclasses
+import os
 import sys
 
 import numpy as np
@@ -9,13 +10,14 @@ import pytest
 
 import experiments.bench
 from experiments.bench import halving as bench
+from gradkit.engine import compilation
 
 SMALL = bench.Settings(configurations=9, seeds=2, steps=27, min_steps=3, batch_size=32, repeats=1, validation_examples=100)
 
 
 @pytest.fixture(scope="module")
-def problem():
-    return bench.pose(SMALL)
+def problem(tmp_path_factory):
+    return bench.pose(SMALL, str(tmp_path_factory.mktemp("caches")))
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +63,14 @@ def test_pytorch_makes_the_runs_that_gradkit_makes(problem, full, studies):
         right = [problem.model.apply(each, problem.validation[0]).argmax(-1) == problem.validation[1] for each in params]
         assert accuracy == pytest.approx(np.mean(right), abs=0.011)
     assert sum(rate <= 0.01 for rate in table.learning_rate) >= 6
+
+
+def test_plans_and_programs_are_kept_apart_from_those_of_the_user(monkeypatch, tmp_path):
+    for before in ("mine", None):
+        monkeypatch.setenv(bench.CACHE_VARIABLE, before) if before else monkeypatch.delenv(bench.CACHE_VARIABLE, raising=False)
+        with bench.caches_in(str(tmp_path)):
+            assert compilation.cache_folder() == tmp_path
+        assert os.environ.get(bench.CACHE_VARIABLE) == before
 
 
 def test_the_winner_has_the_standard_error_of_its_losses_over_the_validation_examples(problem, full):

@@ -112,6 +112,15 @@ def test_host_devices_in_another_process_make_the_same_steps_until_it_ends(other
         other.use(name="nothing")
 
 
+def test_on_an_accelerator_only_the_plain_version_stands_beside_gradkit(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(contenders, "make_plan", lambda *_: None)
+    case = cases.build("tiny", members=2)
+    benches = {1: tuning.Workbench(case, jax.local_devices()[:1])}
+    entered = contenders.on_jax(case, benches, 0.02, widths=(1,))
+    assert [contender.name for contender in entered] == [GRADKIT, f"{GRADKIT}, width 1", PLAIN]
+
+
 def test_layouts_leave_no_thread_without_work():
     assert tuning.layouts(6, 1, (1, 2)) == [Layout(1, 1, 1), Layout(2, 1, 1), Layout(6, 1, 1), Layout(1, 2, 1), Layout(2, 2, 1)]
     assert str(Layout(4, 2, 1)) == "width 4, threads 2" and str(Layout(4, 2, 2)) == "width 4, devices 2"

@@ -305,7 +305,9 @@ def test_an_interrupt_returns_what_there_is(is_streamed, monkeypatch):
     order = gk.data.source(DATA, batch_size=8, key=0, per_seed=False).tickets(None, 0, 1000)
     batches = gk.stream(lambda start: (tuple(a[rows] for a in DATA) for rows in order[start:]))
     data, size, steps = (batches, None, 1000) if is_streamed else (DATA, 8, 10**6)
-    sweep = gk.sweep(make, data, gk.grid(optimizer=["adam", "sgd"]), steps=steps, batch_size=size, plan=gk.Plan(threads=1), **QUIET)
+    sweep = gk.sweep(
+        make, data, gk.grid(optimizer=["adam", "sgd"]), steps=steps, batch_size=size, plan=gk.Plan(threads=1), **QUIET
+    )
     assert [fit.status.name for fit in sweep] == ["STOPPED", "STOPPED"]
     assert 100 <= sweep[0].steps < steps
     assert (sweep[1].steps, sweep[1].params) == (0, None)

@@ -54,7 +54,7 @@ def plan(
     for run, name, fingerprint in zip(runs, names, prints):
         samples = rates.load(fingerprint)
         if settled.width is None and _can_choose(run, settled):
-            samples = _measured(run, settled, samples, started, is_asked=is_asked)
+            samples = _measured(run, settled, samples, is_asked=is_asked)
             rates.save(fingerprint, samples)
         programs.append(_program(run, name, fingerprint, settled, samples, halving, num_configurations))
     return settled._replace(programs=tuple(programs), planning_seconds=time.perf_counter() - started if is_asked else 0.0)
@@ -85,28 +85,29 @@ class Probe(NamedTuple):
     num_bytes: int | None
 
 
-def _measured(run: Run, settled: Plan, samples: dict[int, Sample], started: float, *, is_asked: bool) -> dict[int, Sample]:
-    """Time the first guess and, where it pays, its neighbors."""
-    num_members, most = len(run.members.positions), plans.most(settled, len(run.members.positions))
+def _measured(run: Run, settled: Plan, samples: dict[int, Sample], *, is_asked: bool) -> dict[int, Sample]:
+    """Time the first guess and, where it pays, its neighbors. The clock starts after the guess, which is compiled anyway."""
+    num_members, total = len(run.members.positions), int(run.members.goals.sum())
     if samples and (not is_asked or len(samples) > 1):
         return samples
-    width = plans.guess(settled, num_members, trees.num_bytes(run.outline.state))
-    probe, total = _probe(run, settled, width, None), int(run.members.goals.sum())
+    most = plans.most(settled, num_members)
+    probe = _probe(run, settled, plans.guess(settled, num_members, trees.num_bytes(run.outline.state)), None)
     if not is_asked and total / _time(probe, settled, seconds=0, repeats=1).rate < WORTHWHILE_SECONDS:
         return samples
     first = _time(probe, settled)
-    samples, predicted = samples | {width: first}, total / first.rate
-    budget = max(BUDGET_SECONDS, BUDGET_SHARE * predicted)
-    for factor in (2, 0.5):
+    samples = samples | {probe.run.program.width: first}
+    started, budget = time.perf_counter(), max(BUDGET_SECONDS, BUDGET_SHARE * total / first.rate)
+    cost = first.compile_seconds
+    for up in (True, False):
         while True:
             best = max(samples, key=lambda each: samples[each].rate)
-            candidate = min(int(best * factor), most)
-            next_cost = first.compile_seconds + 2 * PROBES * PROBE_SECONDS
-            if candidate in samples or candidate < 1 or time.perf_counter() - started + next_cost > budget:
+            candidate = min(2 * best, most) if up else best // 2
+            has_time = time.perf_counter() - started + cost < budget
+            if candidate in samples or candidate < 1 or not has_time or not memory.fits(run, settled, candidate, samples):
                 break
-            if not memory.fits(run, settled, candidate, samples):
-                break
-            samples = samples | {candidate: _time(_probe(run, settled, candidate, probe.chunk), settled)}
+            own = _probe(run, settled, candidate, probe.chunk)
+            cost = own.compile_seconds + 2 * PROBES * PROBE_SECONDS
+            samples = samples | {candidate: _time(own, settled)}
             if samples[candidate].rate < samples[best].rate:
                 break
     return samples
@@ -148,9 +149,10 @@ def _time(probe: Probe, settled: Plan, *, seconds: float | int = PROBE_SECONDS, 
             list(pool.map(settings.carried(steps), [num_steps] * count))
             return time.perf_counter() - started
 
-        together(1)
-        once = together(1)
-        num_steps = int(np.clip(seconds / once, 1, probe.run.capacity))
+        num_steps = 1
+        together(num_steps)
+        while (took := together(num_steps)) < seconds / 2 and num_steps < probe.run.capacity:
+            num_steps = min(probe.run.capacity, num_steps * int(np.clip(seconds / took, 2, 16)))
         median = np.median([together(num_steps) for _ in range(repeats)])
     return Sample(count * num_lanes * num_steps / float(median), probe.compile_seconds, probe.num_bytes)
 

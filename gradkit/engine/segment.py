@@ -85,12 +85,13 @@ def descent_of(program: Program, lane: Lanes, on_read=None):
 
 
 def _begin(program: Program, lanes: Lanes, data, validation):
-    """The first state of every lane."""
+    """The first state of every lane, and which of its leaves are finite ``[m, leaves]``."""
 
     def begin_lane(lane, data, validation):
-        return trees.strong(descent_of(program, lane).init(lane.key, data, validation))
+        state = trees.strong(descent_of(program, lane).init(lane.key, data, validation))
+        return state, trees.finite_leaves(state)
 
-    return _over_devices(program, _over_lanes(program, begin_lane, (0, None, None)), "lss", "l")(lanes, data, validation)
+    return _over_devices(program, _over_lanes(program, begin_lane, (0, None, None)), "lss", "ll")(lanes, data, validation)
 
 
 def _advance(program: Program, resident, lanes: Lanes, state, blank: Blocks, tickets, first, last):

@@ -10,6 +10,7 @@ take less than half the memory, and the memory is what costs.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -118,14 +119,14 @@ def _convolve_and_pool(maps: jax.Array, kernel: jax.Array) -> jax.Array:
 @jax.custom_jvp
 def _largest(scores: jax.Array) -> jax.Array:
     """The largest along the first axis; of equal ones, the first takes the whole gradient, as in PyTorch."""
-    return scores.max(axis=0)
+    return functools.reduce(jnp.maximum, scores)  # on CPU faster than `scores.max(axis=0)`, which wins beside an argmax
 
 
 @_largest.defjvp
 def _largest_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
     (scores,), (change,) = primals, tangents
     is_winner = jnp.argmax(scores, axis=0)[None] == jnp.arange(len(scores))[:, None, None]
-    return _largest(scores), jnp.where(is_winner, change, 0).sum(axis=0)
+    return scores.max(axis=0), jnp.where(is_winner, change, 0).sum(axis=0)
 
 
 def _check_image(image_shape, channels) -> tuple[int, int, int]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 WORKS_FROM = 0.9  # share of the best gain from which a value counts as working
+CUT_SHORT = "halving dropped members early: which values would have worked, it does not tell; Sweep.rungs has its course"
 BARELY_MOVED_UP_TO = 0.1  # share of the best gain, in either direction
 
 
@@ -123,7 +124,8 @@ def summarize(
     improvements = (1 if goal == "min" else -1) * (starts - table[best.metric])
     possible = improvements.iloc[list(best.members)].mean()
     has_gained = bool(possible > 0)
-    gains = improvements / (possible if has_gained else starts.abs().median())
+    is_whole = ~table.status.eq("PRUNED")  # where a member was dropped early tells nothing about where it would have ended
+    gains = (improvements / (possible if has_gained else starts.abs().median())).where(is_whole)
     keys = [name for name in axes if name != "seed"]
     diverged = table.status.eq("DIVERGED")
     metrics = [name.removeprefix("initial_") for name in table if name.startswith("initial_") and name != "initial_loss"]
@@ -141,11 +143,11 @@ def summarize(
         seconds=seconds,
         best=best,
         others={name: (rows[name].mean(), rows[name].std()) for name in metrics if name != best.metric},
-        axes=tuple(_axis(measured, name, best.hyper[name], has_gained) for name in numeric),
+        axes=tuple(_axis(measured, name, best.hyper[name], has_gained) for name in numeric) if is_whole.all() else (),
         share_diverged=float(diverged.mean()),
         share_barely_moved=float(((gains.abs() <= BARELY_MOVED_UP_TO) & ~diverged).mean()),
         share_worsened=float(((gains < -BARELY_MOVED_UP_TO) & ~diverged).mean()),
-        notes=tuple(notes),
+        notes=tuple(notes) if is_whole.all() else (*notes, CUT_SHORT),
         replicates="seeds" if "seed" in axes else "members",
         has_gained=has_gained,
     )

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+WHOLE = (Status.FINISHED, Status.CONVERGED)  # who can win
+
+
 class Best(NamedTuple):
     """The best configuration of a sweep, over its seeds.
 
@@ -151,7 +154,7 @@ class Sweep:
         if over is not None and over != "seed":
             checks.one_of("over", over, list(self.hyper[0]))
         scores = (1 if goal == "min" else -1) * table[metric].to_numpy()
-        is_sound = table.status.eq(Status.FINISHED.name).to_numpy() & np.isfinite(scores)
+        is_sound = np.array([fit.status in WHOLE for fit in self.fits]) & np.isfinite(scores)
         checks.require(is_sound.any(), "sweep", "have a member that finished", checks.Described(self._counts()),
                        self._remedy())  # fmt: skip
 
@@ -224,7 +227,7 @@ class Sweep:
         return ", ".join(f"{names.count(name)} {name.lower()}" for name in dict.fromkeys(names))
 
     def __repr__(self) -> str:
-        if any(fit.status == Status.FINISHED for fit in self.fits):
+        if any(fit.status in WHOLE for fit in self.fits):
             return str(self.summary())
         first = min(range(len(self)), key=lambda member: self.fits[member].steps)
         return (
