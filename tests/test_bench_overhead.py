@@ -1,11 +1,12 @@
 """The benchmark of overheads on tiny settings: what it measures adds up, and its claims follow from the figures."""
 
-import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
+import gradkit as gk
 from experiments.bench import overhead
 from experiments.bench.overhead import FIT, SWEEP, WATCHED
 
@@ -73,14 +74,18 @@ def test_words_carry_the_figures():
     assert results == "4 of 30 programs; first result after 1.0 s, with an empty folder 3.0 s"
 
 
-def test_bare_scan_and_sweep_do_the_same_work(capsys):
-    data = overhead.make_data()
-    run = overhead.make_bare(data, np.zeros((6, overhead.BATCH_SIZE), int), 2, 1)
-    assert overhead.seconds_of(run, 5) > 0
-    watched = overhead.Watched()
-    assert watched.isatty() and sys.stderr is not watched
+def test_bare_scan_and_fit_make_the_same_steps():
+    data, rate = overhead.make_data(), 1e-3
+    order = overhead.shuffled_epochs(overhead.NUM_EXAMPLES, batch_size=overhead.BATCH_SIZE, key=0)(None, 0, 40)
+    ((_, losses),) = overhead.make_bare(data, order, 1, 1, rate=rate)(40)
+    fit = gk.fit(
+        overhead.make_descent(SimpleNamespace(learning_rate=rate)), data, steps=40, batch_size=overhead.BATCH_SIZE, progress=False
+    )
+    np.testing.assert_allclose(losses, fit.history["loss"], rtol=1e-4)
 
 
-def test_a_wrong_setting_is_refused(tmp_path):
-    with pytest.raises(SystemExit, match="`width`"):
-        overhead.main([*SMALL, "--width", "0", "--output", str(tmp_path)])
+@pytest.mark.parametrize("name", ["steps", "repeats", "width", "threads", "imports", "starts"])
+def test_a_wrong_setting_is_refused(tmp_path, name):
+    with pytest.raises(SystemExit, match=f"`{name}` must be a whole number of at least 1, got 0"):
+        overhead.main([*SMALL, f"--{name}", "0", "--output", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()

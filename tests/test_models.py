@@ -261,6 +261,9 @@ def test_convolve_and_its_gradients_are_those_of_lax(size):
     )
     np.testing.assert_allclose(models.convolve(images, kernel), lax_convolve(images, kernel), rtol=1e-4, atol=1e-4)
     chex.assert_trees_all_close(ours(images, kernel), theirs(images, kernel), rtol=1e-4, atol=1e-3)
+    changes = (jnp.cos(images), jnp.cos(kernel))
+    ours, theirs = (jax.jvp(f, (images, kernel), changes)[1] for f in (models.convolve, lax_convolve))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_convolve_takes_images_of_bytes():
@@ -270,27 +273,86 @@ def test_convolve_takes_images_of_bytes():
     np.testing.assert_allclose(models.convolve(images, kernel), expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("image_shape", [(5, 7), (4, 6, 2)])
-def test_cnn_is_convolutions_relu_pooling_and_a_linear_layer(image_shape):
-    model, rng = models.cnn(image_shape, 3, channels=(2, 4)), np.random.default_rng(0)
-    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), jax.eval_shape(model.init, KEY))
-    images = rng.normal(size=(4, *image_shape)).astype(np.float32)
-    values = jnp.asarray(images.reshape(4, *image_shape[:2], -1))
+def test_convolve_over_stacked_kernels_and_shared_images_is_a_loop():
+    rng = np.random.default_rng(0)
+    images, kernels = rng.normal(size=(2, 5, 6, 3)).astype(np.float32), rng.normal(size=(3, 3, 3, 3, 4)).astype(np.float32)
+    lanes = jax.vmap(models.convolve, (None, 0))(images, kernels)
+    np.testing.assert_allclose(lanes, [models.convolve(images, kernel) for kernel in kernels], rtol=1e-5, atol=1e-5)
+
+
+def lax_cnn(params, images):
+    values = images.reshape(*images.shape[:3], -1)
     for layer in params["hidden"]:
         values = jax.nn.relu(lax_convolve(values, layer["kernel"]) + layer["bias"][None, None, None])
-        values = jax.lax.reduce_window(values, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
-    expected = values.reshape(4, -1) @ params["output"]["weight"] + params["output"]["bias"][None]
-    np.testing.assert_allclose(model.apply(params, images), expected, rtol=1e-4, atol=1e-5)
+        n, height, width, channels = values.shape
+        even = values[:, : height // 2 * 2, : width // 2 * 2]
+        values = even.reshape(n, height // 2, 2, width // 2, 2, channels).max(axis=(2, 4))
+    return values.reshape(len(values), -1) @ params["output"]["weight"] + params["output"]["bias"][None]
+
+
+def images_and_params(model, image_shape, lanes=()):
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: rng.normal(size=lanes + leaf.shape).astype(np.float32), jax.eval_shape(model.init, KEY))
+    return rng.normal(size=(4, *image_shape)).astype(np.float32), params
+
+
+@pytest.mark.parametrize("image_shape", [(5, 7), (4, 6, 2)])
+def test_cnn_and_its_first_and_second_derivatives_are_those_of_convolutions_relu_pooling_and_a_linear_layer(image_shape):
+    model = models.cnn(image_shape, 3, channels=(2, 4))
+    images, params = images_and_params(model, image_shape)
+
+    def derivatives(apply):
+        grad = jax.grad(lambda params, images: jnp.sum(jnp.sin(apply(params, images))), argnums=(0, 1))
+        direction = jax.tree.map(jnp.cos, (params, images))
+        return apply(params, images), *jax.jvp(grad, (params, images), direction)
+
+    ours, theirs = jax.jit(derivatives, static_argnums=0)(model.apply), jax.jit(derivatives, static_argnums=0)(lax_cnn)
+    chex.assert_trees_all_close(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+def test_cnn_over_stacked_parameters_and_shared_images_is_a_loop():
+    model = models.cnn((4, 6, 2), 3, channels=(2, 4))
+    images, params = images_and_params(model, (4, 6, 2), lanes=(3,))
+    grad = jax.jit(jax.value_and_grad(lambda params, images: jnp.sum(model.apply(params, images) ** 2)))
+    each = [grad(jax.tree.map(lambda leaf, lane=lane: leaf[lane], params), images) for lane in range(3)]
+    lanes = jax.jit(jax.vmap(grad, (0, None)))(params, images)
+    chex.assert_trees_all_close(lanes, jax.tree.map(lambda *leaves: jnp.stack(leaves), *each), rtol=1e-4, atol=1e-4)
+
+
+def cnn_that_adds_largest_pixels():
+    params = {"kernel": jnp.zeros((3, 3, 1, 1)).at[1, 1].set(1.0), "bias": jnp.zeros(1)}
+    return models.cnn((4, 4), channels=(1,)), {"hidden": [params], "output": {"weight": jnp.ones((4, 1)), "bias": jnp.zeros(1)}}
+
+
+def test_of_equal_scores_in_a_window_the_first_takes_the_gradient():
+    model, params = cnn_that_adds_largest_pixels()
+    expected = np.zeros((1, 4, 4))
+    expected[:, ::2, ::2] = 1
+    np.testing.assert_array_equal(jax.grad(lambda images: model.apply(params, images)[0])(jnp.ones((1, 4, 4))), expected)
+
+
+def test_pooling_does_not_lose_a_nan():
+    model, params = cnn_that_adds_largest_pixels()
+    images = jnp.zeros((2, 2, 4, 4)).at[jnp.array([0, 0, 1, 1]), jnp.array([0, 1, 0, 1]), 0, jnp.array([0, 1, 0, 1])].set(jnp.nan)
+    scores, _ = jax.jvp(partial(model.apply, params), (images.reshape(4, 4, 4),), (images.reshape(4, 4, 4),))
+    assert np.isnan(scores).all() and np.isnan(model.apply(params, images.reshape(4, 4, 4))).all()
+
+
+def test_cnn_takes_images_of_bytes():
+    model, images = models.cnn((4, 4), 3, channels=(2,)), np.arange(2 * 4 * 4, dtype=np.uint8).reshape(2, 4, 4)
+    params = model.init(KEY)
+    np.testing.assert_allclose(model.apply(params, images), model.apply(params, images.astype(np.float32)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [convolutions.BLOCK, 2 * convolutions.BLOCK + 7])
+def test_a_set_larger_than_a_block_is_scored_like_its_parts(size):
+    model = models.cnn((4, 4), 3, channels=(4,))
+    params, images = model.init(KEY), jax.random.normal(KEY, (size, 4, 4))
+    parts = [model.apply(params, part) for part in np.array_split(images, 3)]
+    chex.assert_trees_all_close(model.apply(params, images), jnp.concatenate(parts), rtol=1e-5, atol=1e-6)
 
 
 # Flax modules
-
-
-def test_a_set_larger_than_a_block_is_scored_like_its_parts():
-    model, size = models.cnn((4, 4), 3, channels=(4,)), convolutions.BLOCK + 7
-    params, images = model.init(KEY), jax.random.normal(KEY, (size, 4, 4))
-    parts = [model.apply(params, images[:100]), model.apply(params, images[100:])]
-    chex.assert_trees_all_close(model.apply(params, images), jnp.concatenate(parts), rtol=1e-5, atol=1e-6)
 
 
 def test_a_factory_starts_each_seed_elsewhere_and_an_instance_does_not():

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType
 
-from gradkit import checks, trees
+from gradkit import checks
 from gradkit.contracts import Descent, Hyper, Source, Status
 from gradkit.data import check_arrays
 from gradkit.engine import chunk as chunks

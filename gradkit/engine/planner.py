@@ -19,8 +19,6 @@ from gradkit import checks, settings, trees
 from gradkit.engine import chunk as chunks
 from gradkit.engine import group, ledger, memory, rates
 from gradkit.engine import plan as plans
-from gradkit.engine import runs as shared
-from gradkit.engine import segment
 from gradkit.engine.halving import Halving, num_kept, rung_steps
 from gradkit.engine.plan import Plan, ProgramPlan
 from gradkit.engine.rates import Sample
@@ -49,23 +47,48 @@ def plan(
     settled = plans.settle(request)
     prints = [rates.fingerprint(run, settled) for run in runs]
     if request.programs:
-        return _checked(settled, prints, runs)
+        return _checked(settled, prints, runs, halving)
     programs = []
     for run, name, fingerprint in zip(runs, names, prints):
-        samples = rates.load(fingerprint)
+        stages, samples = _stages(run, halving, num_configurations), rates.load(fingerprint)
         if settled.width is None and _can_choose(run, settled):
-            samples = _measured(run, settled, samples, is_asked=is_asked)
+            samples = _measured(run, settled, samples, stages, is_asked=is_asked)
             rates.save(fingerprint, samples)
-        programs.append(_program(run, name, fingerprint, settled, samples, halving, num_configurations))
+        programs.append(_program(run, name, fingerprint, settled, samples, stages))
     return settled._replace(programs=tuple(programs), planning_seconds=time.perf_counter() - started if is_asked else 0.0)
 
 
-def _checked(given: Plan, prints: Sequence[str], runs: Sequence[Run]) -> Plan:
+class Stage(NamedTuple):
+    """A stretch of a run in which the same members are at work: from the start, from a rung.
+
+    Attributes:
+        num_members: At most so many.
+        member_steps: They make in all.
+    """
+
+    num_members: int
+    member_steps: int
+
+
+def _stages(run: Run, halving: Halving | None, num_configurations: int) -> list[Stage]:
+    num_members, goals = len(run.members.positions), run.members.goals
+    if halving is None:
+        return [Stage(num_members, int(goals.sum()))]
+    ends = rung_steps(halving, run.num_steps)
+    kept = [num_kept(num_configurations, halving.eta, rung) / num_configurations for rung in range(len(ends))]
+    numbers = [num_members, *(max(1, round(num_members * share)) for share in kept)]
+    lengths = np.diff([0, *ends, run.num_steps]).tolist()
+    return [Stage(number, number * length) for number, length in zip(numbers, lengths)]
+
+
+def _checked(given: Plan, prints: Sequence[str], runs: Sequence[Run], halving: Halving | None) -> Plan:
     """A plan that was made before, if it was made for this."""
-    made_for = [(program.fingerprint, program.num_members) for program in given.programs]
-    wanted = [(fingerprint, len(run.members.positions)) for fingerprint, run in zip(prints, runs)]
-    checks.require(made_for == wanted, "plan", "be made for these programs, members, device and versions",
-                   checks.Described(f"one for {', '.join(f'{n} members of program {p[:8]}' for p, n in made_for)}"),
+    rungs = len(rung_steps(halving, runs[0].num_steps)) if halving else 0
+    made_for = [(program.fingerprint, program.num_members, len(program.widths) - 1) for program in given.programs]
+    wanted = [(fingerprint, len(run.members.positions), rungs) for fingerprint, run in zip(prints, runs)]
+    described = "; ".join(f"{number} members of program {name[:8]}, {rungs} rungs" for name, number, rungs in made_for)
+    checks.require(made_for == wanted, "plan", "be made for these programs, members, rungs, device and versions",
+                   checks.Described(f"one for {described}"),
                    "Call gk.plan with the arguments of this sweep, or give gk.Plan(width=...) alone.")  # fmt: skip
     return given
 
@@ -85,9 +108,11 @@ class Probe(NamedTuple):
     num_bytes: int | None
 
 
-def _measured(run: Run, settled: Plan, samples: dict[int, Sample], *, is_asked: bool) -> dict[int, Sample]:
+def _measured(
+    run: Run, settled: Plan, samples: dict[int, Sample], stages: Sequence[Stage], *, is_asked: bool
+) -> dict[int, Sample]:
     """Time the first guess and, where it pays, its neighbors. The clock starts after the guess, which is compiled anyway."""
-    num_members, total = len(run.members.positions), int(run.members.goals.sum())
+    num_members, total = stages[0].num_members, sum(stage.member_steps for stage in stages)
     if samples and (not is_asked or len(samples) > 1):
         return samples
     most = plans.most(settled, num_members)
@@ -157,19 +182,22 @@ def _time(probe: Probe, settled: Plan, *, seconds: float | int = PROBE_SECONDS, 
     return Sample(count * num_lanes * num_steps / float(median), probe.compile_seconds, probe.num_bytes)
 
 
-def _program(run, name, fingerprint, settled, samples, halving, num_configurations) -> ProgramPlan:
-    """The layout of one program: the width that ends soonest, counted with padding and idle threads."""
-    num_members = len(run.members.positions)
+def _program(run, name, fingerprint, settled, samples, stages) -> ProgramPlan:
+    """The layout of one program: the width that ends soonest, counted with padding and idle threads, for each stage."""
+    num_members = stages[0].num_members
     width = settled.width or _soonest(run, settled, samples, num_members)
     width = min(width, -(-num_members // (len(settled.devices) if settled.spans else 1)))
     memory.check(run, settled, width, samples)
     widths = [width]
-    if halving is not None:
-        for rung in range(len(rung_steps(halving, run.num_steps))):
-            share = num_kept(num_configurations, halving.eta, rung) / num_configurations
-            widths.append(_narrowed(settled, samples, widths[-1], max(1, round(num_members * share))))
-    sample = samples.get(width)
-    seconds = None if sample is None else int(run.members.goals.sum()) / sample.rate
+    for stage in stages[1:]:
+        widths.append(_narrowed(settled, samples, widths[-1], stage.num_members))
+    sample, seconds = samples.get(width), None
+    if sample is not None:
+        times = [
+            _cost(settled, samples, each, stage.num_members) * stage.member_steps / stage.num_members
+            for each, stage in zip(widths, stages)
+        ]
+        seconds = sum(times)
     return ProgramPlan(
         name, fingerprint, num_members, tuple(widths), -(-num_members // settled.lanes(width)),
         {each: found.rate for each, found in samples.items()}, memory.of_chunk(run, settled, width, samples),
@@ -182,19 +210,19 @@ def _soonest(run: Run, settled: Plan, samples: dict[int, Sample], num_members: i
         return plans.guess(settled, num_members, trees.num_bytes(run.outline.state))
     most = plans.most(settled, num_members)
     known = [width for width in samples if width <= most] or [min(samples)]
-    return min(known, key=lambda width: (_member_slots(settled, width, num_members) / samples[width].rate, width))
+    return min(known, key=lambda width: (_cost(settled, samples, width, num_members), width))
 
 
-def _member_slots(settled: Plan, width: int, num_members: int) -> int:
-    """Members that could have run in the time that these take: rounds of full threads, padding included."""
+def _cost(settled: Plan, samples: dict[int, Sample], width: int, num_members: int) -> float:
+    """Seconds in which all members make a step: rounds of full threads, padding included."""
     lanes = settled.lanes(width) * settled.threads
-    return -(-num_members // lanes) * lanes
+    return -(-num_members // lanes) * lanes / samples[width].rate
 
 
 def _narrowed(settled: Plan, samples: dict[int, Sample], width: int, num_members: int) -> int:
-    """The width for the survivors of a rung: halved for as long as that ends sooner. The ladder has few rungs to compile."""
-    rate = lambda width: samples[width].rate if width in samples else 1.0  # noqa: E731
-    cost = lambda width: _member_slots(settled, width, num_members) / rate(width)  # noqa: E731
-    while width > 1 and (width // 2 in samples or not samples) and cost(width // 2) < cost(width):
+    """The width for the survivors of a rung: halved for as long as that ends sooner. Only widths that were measured count."""
+    while width // 2 in samples and width in samples and (
+        _cost(settled, samples, width // 2, num_members) < _cost(settled, samples, width, num_members)
+    ):  # fmt: skip
         width //= 2
     return width
