@@ -131,7 +131,7 @@ def plan(
     >>> make = lambda h: gk.descent(line, jnp.zeros(()), optax.sgd(h.learning_rate))
     >>> print(gk.plan(make, (x, 3 * x), gk.grid(learning_rate=gk.geomspace(0.01, 1, 8)), steps=100))
     8 members in 1 program on ... device...; ... in flight
-    program  members  width  chunks  memory ...  compile  run ...  measured (member-steps/s)
+    program  members  width  chunks  memory...compile  run...measured (member-steps/s)
     all      8        ...
     planned in ... s
     """
