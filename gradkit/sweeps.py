@@ -235,6 +235,10 @@ def _check_halving(halving: Halving, space: Space, runs: list[Run], *, has_valid
     rules.rung_steps(halving, runs[0].num_steps)
     names = [name for name in runs[0].outline.metrics if name != "validation_loss"]
     rules.check_metric(halving, names, has_validation=has_validation)
+    every = runs[0].ledger.every
+    checks.require(halving.metric != "loss" or every == 1 or 20 * every <= halving.min_steps, "history_every",
+                   "be at most a twentieth of halving.min_steps, as members are ranked by the losses that are kept", every,
+                   "Keep every step: history_every=1.")  # fmt: skip
 
 
 def _check_reads(space: Space, runs: list[Run]):

@@ -105,7 +105,7 @@ def test_the_programs_lie_in_the_users_caches_for_the_user_alone(processes):
 def test_a_cache_that_the_user_set_is_the_one_that_is_used(tmp_path):
     run_script(tmp_path, JAX_COMPILATION_CACHE_DIR=str(tmp_path / "own"), JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0")
     assert {path.parent for path in tmp_path.rglob("*-cache")} == {tmp_path / "own"}
-    assert not (tmp_path / ".cache").exists()
+    assert not (tmp_path / ".cache" / "gradkit" / "programs").exists()
 
 
 @pytest.mark.parametrize(

@@ -89,10 +89,10 @@ def test_what_is_not_a_number_or_is_marked_stays_as_it_is(values):
     assert all(a is b or a == b for a, b in zip(space.columns()["x"][::2], given))
 
 
-@pytest.mark.parametrize("name, values", [("batch_size", [1, None, 64]), ("steps", [10, 20]), ("steps", range(1, 3))])
-def test_batch_size_and_steps_are_always_static(name, values):
-    space = grid(**{name: values})
-    assert space.static == (name,) and space.columns()[name] == list(values)
+def test_a_batch_size_is_always_static_and_steps_only_if_marked():
+    assert grid(batch_size=[1, None, 64]).static == ("batch_size",)
+    assert grid(steps=[10, 20]).traced == grid(steps=range(1, 3)).traced == ("steps",)
+    assert grid(steps=static([10, 20])).static == ("steps",)
 
 
 def test_groups_collect_the_members_of_each_static_assignment_in_order_of_appearance():

@@ -63,6 +63,7 @@ def make(run: Run, members: np.ndarray, is_padding: np.ndarray, *, step: int = 0
         path, here = run.ledger.path[members[lane]], Placement(step, run.program.width, int(lane))
         if not is_begun:
             path.clear()
+            run.ledger.evaluations[members[lane]].clear()
         if not path or path[-1][1:] != here[1:]:
             path.append(here)
     return Chunk(run, members, is_padding, run.members.lanes(members, run.device), step)
@@ -71,10 +72,11 @@ def make(run: Run, members: np.ndarray, is_padding: np.ndarray, *, step: int = 0
 def begin(chunk: Chunk):
     """Give the chunk its first state, and evaluate it."""
     run = chunk.run
-    chunk.state, finite = segment.compiled(run.program).begin(chunk.lanes, run.source.start, run.validation)
+    state, finite = segment.compiled(run.program).begin(chunk.lanes, run.source.start, run.validation)
     blank = lambda leaf: jnp.zeros((run.num_steps, run.num_lanes, *leaf.shape), leaf.dtype)  # noqa: E731
     chunk.growths = jax.tree.map(blank, run.outline.growth)
     chunk.expected = np.asarray(finite)
+    chunk.state = state
     if run.validation is not None:
         evaluate(chunk)
 
@@ -111,7 +113,7 @@ def settle(chunk: Chunk, flight: tuple, tickets: Any, stop: int, tally: Tally):
     state, blocks, finite = flight
     run, ledger, members, start = chunk.run, chunk.run.ledger, chunk.members, chunk.step
     is_live, num_steps = chunk.is_live, stop - start
-    infos = jax.tree.map(lambda leaf: np.array(leaf[:num_steps]), blocks.infos)
+    infos = jax.tree.map(lambda leaf: np.array(np.asarray(leaf)[:num_steps]), blocks.infos)
     if not (is_live | chunk.is_padding).all():
         state = segment.select(is_live, state, chunk.state)
     failures = failure.find(infos.loss, np.asarray(finite), chunk.expected, is_live)
@@ -215,6 +217,7 @@ def compile(chunk: Chunk):
     program = segment.compiled(run.program)
     tickets = run.no_tickets() if run.source.is_lockstep else run.tickets(chunk.seeds, 0)
     steps = (np.int32(0), np.int32(0))
+    segment.copy.lower(chunk.state).compile()
     program.read.lower(chunk.lanes, chunk.state, chunk.growths).compile()
     args = (run.source.resident, chunk.lanes, chunk.state, run.blank(run.num_lanes), tickets, *steps)
     return program.advance.lower(*args).compile()

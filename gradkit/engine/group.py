@@ -89,8 +89,8 @@ def prepare(
     rows = capacity(outline, source, min(len(members), LANES_THOUGHT_OF), num_steps, given.evaluate_every)
     return Run(
         program._replace(static=Static(needed)), outline, source, given.validation, own,
-        ledgers.blank(outline.info, len(members), num_steps, given.history_every), rows, shared_tickets(source, rows),
-        given.evaluate_every, Pace(), given.keeps_state,
+        ledgers.blank(outline.info, len(members), num_steps, given.history_every), num_steps, rows,
+        shared_tickets(source, rows), given.evaluate_every, Pace(), given.keeps_state,
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from gradkit.engine.runs import Run
 
 SHARE = 0.9  # of the free memory that a run may fill
 STATES_HELD = 2  # of a chunk at once: the state at the start of a segment, and the one that moves
+
+EXHAUSTED = re.compile("RESOURCE_EXHAUSTED|out.of.memory", re.IGNORECASE)
 
 
 def num_bytes(compiled: Any) -> int | None:
@@ -35,9 +38,14 @@ def of_chunk(run: Run, settled: Plan, width: int, samples: dict[int, Sample]) ->
         return least
     if len(known) == 1:
         [(only, told)] = known.items()
-        return max(least, told * max(width / only, 1))
+        return max(least, int(told * max(width / only, 1)))
     slope, fixed = np.polyfit(list(known), list(known.values()), 1)
     return max(least, int(fixed + slope * width) + width * state)
+
+
+def is_exhausted(error: Exception) -> bool:
+    """Whether an error of the compiler or the runtime says that memory ran out; on a CPU its code may be ``INTERNAL``."""
+    return EXHAUSTED.search(str(error)) is not None
 
 
 def fits(run: Run, settled: Plan, width: int, samples: dict[int, Sample]) -> bool:

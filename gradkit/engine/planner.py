@@ -113,11 +113,12 @@ def _measured(
 ) -> dict[int, Sample]:
     """Time the first guess and, where it pays, its neighbors. The clock starts after the guess, which is compiled anyway."""
     num_members, total = stages[0].num_members, sum(stage.member_steps for stage in stages)
-    if samples and (not is_asked or len(samples) > 1):
+    guess = plans.guess(settled, num_members, trees.num_bytes(run.outline.state))
+    if samples and max(samples) >= guess and (not is_asked or len(samples) > 1):
         return samples
     most = plans.most(settled, num_members)
-    probe = _probe(run, settled, plans.guess(settled, num_members, trees.num_bytes(run.outline.state)), None)
-    if not is_asked and total / _time(probe, settled, seconds=0, repeats=1).rate < WORTHWHILE_SECONDS:
+    probe, glance = _glanced(run, settled, guess)
+    if not is_asked and total / glance.rate < WORTHWHILE_SECONDS:
         return samples
     first = _time(probe, settled)
     samples = samples | {probe.run.program.width: first}
@@ -130,12 +131,27 @@ def _measured(
             has_time = time.perf_counter() - started + cost < budget
             if candidate in samples or candidate < 1 or not has_time or not memory.fits(run, settled, candidate, samples):
                 break
-            own = _probe(run, settled, candidate, probe.chunk)
-            cost = own.compile_seconds + 2 * PROBES * PROBE_SECONDS
-            samples = samples | {candidate: _time(own, settled)}
+            try:
+                samples = samples | {candidate: _time(_probe(run, settled, candidate, probe.chunk), settled)}
+            except RuntimeError as error:
+                if not memory.is_exhausted(error):
+                    raise
+                break
+            cost = samples[candidate].compile_seconds + 2 * PROBES * PROBE_SECONDS
             if samples[candidate].rate < samples[best].rate:
                 break
     return samples
+
+
+def _glanced(run: Run, settled: Plan, width: int) -> tuple[Probe, Sample]:
+    """A probe of a width and a short timing; where memory runs out, of half of it."""
+    try:
+        probe = _probe(run, settled, width, None)
+        return probe, _time(probe, settled, seconds=0, repeats=1)
+    except RuntimeError as error:
+        if width == 1 or not memory.is_exhausted(error):
+            raise
+    return _glanced(run, settled, width // 2)
 
 
 def _probe(run: Run, settled: Plan, width: int, like: chunks.Chunk | None) -> Probe:
@@ -187,6 +203,8 @@ def _program(run, name, fingerprint, settled, samples, stages) -> ProgramPlan:
     num_members = stages[0].num_members
     width = settled.width or _soonest(run, settled, samples, num_members)
     width = min(width, -(-num_members // (len(settled.devices) if settled.spans else 1)))
+    while settled.width is None and width > 1 and not memory.fits(run, settled, width, samples):
+        width //= 2
     memory.check(run, settled, width, samples)
     widths = [width]
     for stage in stages[1:]:

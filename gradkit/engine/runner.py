@@ -16,7 +16,7 @@ from typing import NamedTuple
 from gradkit import settings
 from gradkit.contracts import Status
 from gradkit.engine import chunk as chunks
-from gradkit.engine import moves
+from gradkit.engine import memory, moves
 from gradkit.engine.chunk import Chunk
 from gradkit.engine.progress import Tally
 
@@ -83,7 +83,9 @@ def _together(group: list[Chunk], until: int, submit, is_last: bool, watch: Watc
     if not group:
         return group
     if not watch.is_interrupted.is_set():
-        _wait([submit(_ready, chunk, watch) for chunk in group], watch)
+        tasks = [submit(_begun, chunk, watch) for chunk in group]
+        _wait(tasks, watch)
+        group = [part for task in tasks for part in task.result()]
     run, step = group[0].run, group[0].step
 
     def draw(step):
@@ -104,6 +106,10 @@ def _together(group: list[Chunk], until: int, submit, is_last: bool, watch: Watc
         for chunk in group:
             _end(chunk, watch)
     return group
+
+
+def _begun(chunk: Chunk, watch: Watch) -> list[Chunk]:
+    return _split_until_it_fits(chunk, lambda: _ready(chunk, watch), lambda half: _begun(half, watch))
 
 
 def _one_segment(chunk: Chunk, tickets, stop: int, watch: Watch) -> list[Chunk]:
@@ -147,16 +153,23 @@ def _split_until_it_fits(chunk: Chunk, advance: Callable[[], None], again: Calla
         advance()
         return [chunk]
     except RuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if not memory.is_exhausted(error):
             raise
+    if chunk.step == 0:
+        chunk.state = None  # it begins anew: the beginning may be what did not fit
     if chunk.run.program.width == 1:
         chunk.run.ledger.status[chunk.members[chunk.is_live]] = Status.STOPPED
-        if NO_ROOM not in chunk.run.ledger.notes:
-            chunk.run.ledger.notes.append(NO_ROOM)
+        _note(chunk, NO_ROOM)
         return [chunk]
+    _note(chunk, f"out of memory at width {chunk.run.program.width}: those it befell went on at half of it")
     halves = moves.split(chunk)
     chunk.state = chunk.growths = None
     return [part for half in halves for part in again(half)]
+
+
+def _note(chunk: Chunk, note: str):
+    if note not in chunk.run.ledger.notes:
+        chunk.run.ledger.notes.append(note)
 
 
 def _end(chunk: Chunk, watch: Watch):

@@ -80,6 +80,7 @@ class Run(NamedTuple):
         validation: The validation batch, or ``None``.
         members: What tells them apart.
         ledger: Where their results go.
+        num_steps: The most steps that a member of the sweep makes: the leading extent of growths.
         capacity: The longest segment: the leading extent of tickets and blocks.
         shared_tickets: ``start -> tickets`` of the order that all members share, kept for the next chunk.
         evaluate_every: Steps between evaluations, or ``None`` for the start and the end only.
@@ -94,17 +95,13 @@ class Run(NamedTuple):
     validation: Any
     members: Members
     ledger: Ledger
+    num_steps: int
     capacity: int
     shared_tickets: Callable[[int], Any]
     evaluate_every: int | None
     pace: Pace
     keeps_state: bool = False
     device: jax.Device | None = None
-
-    @property
-    def num_steps(self) -> int:
-        """The most steps that a member makes."""
-        return int(self.members.goals.max())
 
     @property
     def num_lanes(self) -> int:

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Float, Num
 
 from gradkit import checks
@@ -103,7 +104,7 @@ def _init_convolution(key: jax.Array, num_inputs: int, num_outputs: int) -> dict
     return {"kernel": layers.init_weight(key, (3, 3, num_inputs, num_outputs), layers.HE), "bias": jnp.zeros(num_outputs)}
 
 
-def _convolve_and_pool(maps: jax.Array, kernel: jax.Array) -> jax.Array:
+def _convolve_and_pool(maps: jax.Array, kernel: ArrayLike) -> jax.Array:
     """The largest score of each 2x2 window of the scores of a 3x3 convolution: ``[c, h, w, n]`` to ``[k, h // 2, w // 2, n]``."""
     (channels, height, width, n), num_outputs = maps.shape, kernel.shape[-1]
     y, x = height // 2, width // 2
