@@ -161,6 +161,40 @@ CASES = {
     "a plan of no device": (lambda: sweep(plan=gk.Plan(devices=())), ValueError, "`plan.devices` must name a device"),
     "a plan of half a thread": (
         lambda: sweep(plan=gk.Plan(threads=0.5)), TypeError, "`plan.threads` must be a whole number"),
+    "a plan for another sweep": (
+        lambda: sweep(plan=gk.plan(adam_net, (X, Y), gk.grid(learning_rate=[0.1] * 3), steps=5, plan=gk.Plan(width=1))),
+        ValueError, "`plan` must be made for these programs, members, .* got one for 3 members of program"),
+    "a plan of a sweep that cannot be": (
+        lambda: bare(gk.plan)(adam_net, (X, Y), SPACE, steps=0), ValueError, "`steps` must be a whole number of at least 1"),
+    "a plan that is asked for a width of none": (
+        lambda: gk.plan(adam_net, (X, Y), SPACE, steps=5, plan=gk.Plan(width=0)), ValueError,
+        "`plan.width` must be a whole number of at least 1, got 0"),
+    "a history of nothing": (
+        lambda: sweep(history_every=0), ValueError, "`history_every` must be a whole number of at least 1, got 0"),
+    "a history of half steps": (
+        lambda: bare(gk.fit)(fixed_net(gk.Hyper({"learning_rate": 0.1})), (X, Y), steps=5, history_every=0.5), TypeError,
+        "`history_every` must be a whole number of at least 1, got 0.5. 1 keeps every step"),
+    "a halving that is a number": (
+        lambda: sweep(halving=3), TypeError, "`halving` must be a Halving, got 3. Write gk.Halving"),
+    "a halving that keeps all": (
+        lambda: gk.Halving(eta=1, min_steps=10), ValueError, "`eta` must be a whole number of at least 2, got 1"),
+    "a halving before the first step": (
+        lambda: gk.Halving(min_steps=0), ValueError, "`min_steps` must be a whole number of at least 1, got 0"),
+    "a halving at the end": (
+        lambda: sweep(halving=gk.Halving(min_steps=5)), ValueError,
+        "`halving.min_steps` must be below the number of steps, 5, got 5. Lower it"),
+    "a halving of members of different lengths": (
+        lambda: sweep(space=gk.grid(learning_rate=[0.1], steps=[5, 10]), steps=None, halving=gk.Halving(min_steps=2)), ValueError,
+        "`halving` must come with one number of steps, got an axis of steps"),
+    "a halving by what nothing reports": (
+        lambda: sweep(validation=(X, Y), halving=gk.Halving(min_steps=2, metric="accuracy")), ValueError,
+        "`halving.metric` must be one of loss, validation_loss, got 'accuracy'"),
+    "a halving by validation data that are none": (
+        lambda: sweep(halving=gk.Halving(min_steps=2, metric="validation_loss")), ValueError,
+        "`halving.metric` must be 'loss' without validation data, got 'validation_loss'. Pass validation="),
+    "a halving by losses that are not kept": (
+        lambda: sweep(steps=500, history_every=6, halving=gk.Halving(min_steps=100)), ValueError,
+        "`history_every` must be at most a twentieth of halving.min_steps, .*, got 6. Keep every step"),
     "an unknown order": (lambda: sweep(order="sorted"), ValueError, "`order` must be one of shared, per_seed, got 'sorted'"),
     "an iterator for two programs": (
         lambda: sweep(lambda h: gk.descent(net_loss, init_net, {"a": optax.sgd, "b": optax.adam}[h.kind](0.1)),

@@ -43,7 +43,7 @@ def test_fixed_cost_and_steps_add_up_to_the_time(written):
 def test_only_the_first_of_two_processes_finds_no_programs(written):
     results = written[2]["first_results"].set_index("folder")
     assert results.loc["empty", "compiled anew"] == results.loc["empty", "programs"] > 10
-    assert results.loc["warm", "compiled anew"] < results.loc["warm", "programs"] == results.loc["empty", "programs"]
+    assert results.loc["warm", "compiled anew"] < results.loc["empty", "compiled anew"] / 2
     assert (written[2]["imports"] > 0).all(axis=None)
 
 

@@ -13,7 +13,7 @@ import pytest
 from problems import adam_net, apply_net, descend_quadratic, errors, init_net, net_loss, regression_data, same_bits
 
 import gradkit as gk
-from gradkit.engine import chunk
+from gradkit.engine import chunk, runs
 
 DATA = regression_data()
 QUIET = {"progress": False}
@@ -302,6 +302,7 @@ def test_an_interrupt_returns_what_there_is(is_streamed, monkeypatch):
         return gk.descent(net_loss, init_net, optimizer(0.01))
 
     monkeypatch.setattr(chunk, "settle", settle_then_interrupt)
+    monkeypatch.setattr(runs.Pace, "steps", lambda self, width: 50)
     order = gk.data.source(DATA, batch_size=8, key=0, per_seed=False).tickets(None, 0, 1000)
     batches = gk.stream(lambda start: (tuple(a[rows] for a in DATA) for rows in order[start:]))
     data, size, steps = (batches, None, 1000) if is_streamed else (DATA, 8, 10**6)
@@ -313,6 +314,150 @@ def test_an_interrupt_returns_what_there_is(is_streamed, monkeypatch):
     assert (sweep[1].steps, sweep[1].params) == (0, None)
     assert np.isfinite(sweep[0].losses).all()
     assert "2 stopped" in repr(sweep)
+
+
+def counted_adam(optimizer=optax.adam):
+    """A make of its own, and how often its loss was traced."""
+    traces = []
+
+    def loss(params, batch):
+        traces.append(1)
+        return net_loss(params, batch)
+
+    return lambda h: gk.descent(loss, init_net, optimizer(h.learning_rate)), traces
+
+
+def test_members_that_differ_in_their_steps_share_one_program_and_are_the_lone_runs_of_as_many():
+    make, traces = counted_adam()
+    run = lambda space, **settings: gk.sweep(make, DATA, space, batch_size=16, plan=gk.Plan(width=1), **settings, **QUIET)  # noqa: E731
+    steps = [7, 40, 17, 1, 33]
+    space = gk.grid(learning_rate=[0.01, 0.03]) * gk.grid(steps=steps)
+    sweep = run(space)
+    num_traces = len(traces)
+    assert len(sweep.plan.programs) == 1
+    assert sweep.table().steps_made.tolist() == steps * 2
+    assert {fit.status for fit in sweep} == {gk.Status.FINISHED}
+    for member, fit in enumerate(sweep):
+        assert fit.history["loss"].shape == (40,) and np.isnan(fit.history["loss"][fit.steps :]).all()
+        lone = run(gk.grid(learning_rate=[space[member]["learning_rate"]]), steps=fit.steps)
+        assert same_bits(lone.params(0), sweep.params(member))
+        assert same_bits(lone[0].history["loss"], fit.history["loss"][: fit.steps])
+    assert compilations(lambda: run(gk.grid(learning_rate=[0.02], steps=[39, 40, 33]))) == 0
+    by_four = gk.sweep(make, DATA, space, batch_size=16, plan=gk.Plan(width=4), **QUIET)
+    assert by_four.table().steps_made.tolist() == steps * 2
+    chex.assert_trees_all_close([fit.params for fit in by_four], [fit.params for fit in sweep], rtol=1e-3, atol=1e-5)
+    assert same_bits(by_four.replay(3).params, by_four.params(3)) and by_four.replay(3).steps == 1
+    assert num_traces < 12  # for ten members of five lengths
+
+
+def test_the_horizon_of_a_schedule_may_be_the_steps_of_each_member():
+    def make(h):
+        return gk.descent(net_loss, init_net, optax.sgd(gk.schedules.cosine(h.learning_rate, h.steps)))
+
+    space = gk.grid(learning_rate=[0.3], steps=[10, 25, 40])
+    sweep = gk.sweep(make, DATA, space, plan=gk.Plan(width=3), **QUIET)
+    assert len(sweep.plan.programs) == 1
+    for member, steps in enumerate([10, 25, 40]):
+        known = gk.descent(net_loss, init_net, optax.sgd(optax.cosine_decay_schedule(0.3, steps)))
+        lone = gk.fit(known, DATA, steps=steps, **QUIET)
+        chex.assert_trees_all_close(sweep.params(member), lone.params, rtol=1e-4, atol=1e-6)
+
+
+def test_static_steps_split_a_sweep_and_programs_that_are_equal_are_compiled_once():
+    make, _ = counted_adam()
+    run = lambda space: gk.sweep(make, DATA, space, batch_size=8, plan=gk.Plan(width=2), **QUIET)  # noqa: E731
+    num_compiled = compilations(lambda: run(gk.grid(steps=gk.static([20]), learning_rate=[0.01, 0.1])))
+    sweep = None
+
+    def run_two():
+        nonlocal sweep
+        sweep = run(gk.grid(steps=gk.static([20, 30]), learning_rate=[0.01, 0.1]))
+
+    assert num_compiled > 0 == compilations(run_two)
+    assert [program.name for program in sweep.plan.programs] == ["steps=20", "steps=30"]
+    assert sweep.table().steps_made.tolist() == [20, 20, 30, 30]
+    assert same_bits(sweep[0].history["loss"], sweep[2].history["loss"][:20])
+
+    def by_depth(h):
+        calls.append(h.steps)
+        return gk.descent(net_loss, init_net, optax.sgd(h.learning_rate / len(range(h.steps))))
+
+    calls = []
+    sweep = gk.sweep(by_depth, DATA, gk.grid(steps=gk.static([3, 4]), learning_rate=[0.1]), **QUIET)
+    assert set(calls) == {3, 4}
+    assert len(sweep.plan.programs) == 2
+
+
+@pytest.mark.parametrize("every", [3, 7, 60, 100])
+def test_a_thinned_history_keeps_every_so_many_steps(every):
+    settings = {"steps": 60, "batch_size": 16, "validation": DATA, "evaluate_every": 10, "plan": gk.Plan(width=3), **QUIET}
+    space = gk.grid(learning_rate=[0.01, 1e30, 0.1])
+    whole = gk.sweep(adam_net, DATA, space, **settings)
+    thin = gk.sweep(adam_net, DATA, space, history_every=every, **settings)
+    for one, other in zip(whole, thin):
+        assert (other.every, other.steps, other.status) == (every, one.steps, one.status)
+        assert same_bits(other.history["loss"], one.history["loss"][::every])
+        assert same_bits(other.params, one.params)
+        assert same_bits(other.evaluations, one.evaluations)
+    rows = thin.curves()
+    assert rows[rows.member == 2].set_index("step").loss.dropna().index.tolist() == list(range(0, 60, every))
+    assert same_bits(thin.replay(2).history, thin[2].history)
+    assert np.isfinite(thin.table().final_loss[2])
+    lone = gk.fit(gk.descent(net_loss, init_net, optax.sgd(0.1)), DATA, steps=60, history_every=every, **QUIET)
+    assert lone.history["loss"].shape == (-(-60 // every),)
+
+
+@pytest.mark.parametrize("num_steps", [1, 7])
+def test_where_segments_end_changes_no_bit(num_steps, monkeypatch):
+    """The clock decides how long a segment is; it must not decide anything else."""
+    space = gk.grid(learning_rate=[0.003, 0.03, 1e30, 0.1], seed=range(2))
+    run = lambda: gk.sweep(adam_net, DATA, space, steps=50, batch_size=8, plan=gk.Plan(width=4), **QUIET)  # noqa: E731
+    usual, lengths, expected = chunk.launch, [], run()
+    monkeypatch.setattr(runs, "DISPATCH_SECONDS", 1e-12)
+    monkeypatch.setattr(runs, "FIRST_STEPS", num_steps)
+    monkeypatch.setattr(chunk, "launch", lambda *args: (lengths.append(args[-1]), usual(*args))[1])
+    found = run()
+    assert len(lengths) >= 2 * 44 and set(lengths) <= {1, num_steps}
+    assert [fit.status for fit in found] == [fit.status for fit in expected]
+    assert same_bits([fit.params for fit in found], [fit.params for fit in expected])
+    assert same_bits([fit.history for fit in found], [fit.history for fit in expected])
+    assert same_bits(found.replay(6).params, expected.params(6))
+
+
+@pytest.mark.parametrize("is_plain", [False, True])
+def test_batches_drawn_ahead_come_in_order_each_once_and_none_too_many(is_plain, monkeypatch):
+    monkeypatch.setattr(runs.Pace, "steps", lambda self, width: 4)
+    drawn = []
+
+    def batches(start):
+        for number in range(start, 1000):
+            drawn.append(number)
+            yield np.full(1, number, np.float32)
+
+    make = lambda h: gk.descent(lambda w, batch: batch[0] + 0 * w, jnp.zeros(()), optax.sgd(h.learning_rate))  # noqa: E731
+    space = gk.grid(learning_rate=[0.1, 0.2, 0.3])
+    data = batches(0) if is_plain else gk.stream(batches)
+    sweep = gk.sweep(make, data, space, steps=30, plan=gk.Plan(width=1, threads=2), **QUIET)
+    for fit in sweep:
+        assert fit.history["loss"].tolist() == list(range(30))
+    assert drawn[-30:] == list(range(30))
+    assert max(drawn) == 29
+
+
+def test_two_programs_that_run_beside_each_other_are_the_two_alone():
+    def make(h):
+        return gk.descent(net_loss, init_net, {"sgd": optax.sgd, "adam": optax.adam}[h.optimizer](h.learning_rate))
+
+    def run(optimizers, threads):
+        space = gk.grid(optimizer=optimizers, learning_rate=[0.01, 0.03, 0.1], seed=range(2))
+        return gk.sweep(make, DATA, space, steps=40, batch_size=8, plan=gk.Plan(width=2, threads=threads), **QUIET)
+
+    both = run(["sgd", "adam"], 2)
+    assert len(both.plan.programs) == 2
+    for first, name in ((0, "sgd"), (6, "adam")):
+        alone = run([name], 1)
+        assert same_bits([fit.params for fit in both.fits[first : first + 6]], [fit.params for fit in alone])
+        assert same_bits([fit.history for fit in both.fits[first : first + 6]], [fit.history for fit in alone])
 
 
 def test_a_loss_with_metrics_records_them():

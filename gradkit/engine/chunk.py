@@ -19,7 +19,7 @@ from gradkit.engine.runs import Run
 from gradkit.engine.segment import Lanes
 
 
-@dataclass
+@dataclass(eq=False)
 class Chunk:
     """Members side by side on the device.
 
@@ -64,6 +64,8 @@ def make(run: Run, members: np.ndarray, is_padding: np.ndarray, *, step: int = 0
         if not is_begun:
             path.clear()
             run.ledger.evaluations[members[lane]].clear()
+        elif path[-1].step == step:
+            path.pop()  # it made no step there
         if not path or path[-1][1:] != here[1:]:
             path.append(here)
     return Chunk(run, members, is_padding, run.members.lanes(members, run.device), step)

@@ -7,6 +7,8 @@ are made while this one runs. A chunk that does not fit the memory splits in two
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -63,19 +65,21 @@ def _through(chunk: Chunk, until: int, is_last: bool, watch: Watch) -> list[Chun
     """One chunk through all its segments; its halves, if it had to split."""
 
     def advance():
-        if chunk.state is None and watch.is_interrupted.is_set():
-            return
-        run = _ready(chunk, watch)
-        tickets = run.tickets(chunk.seeds, chunk.step) if chunk.step < until else None
-        while chunk.step < until and chunk.is_live.any() and not watch.is_interrupted.is_set():
-            stop = run.next_stop(chunk.step, chunk.goals, until)
-            tickets = _segment(chunk, tickets, stop, lambda stop=stop: run.tickets(chunk.seeds, stop) if stop < until else None,
-                               watch)  # fmt: skip
+        if chunk.state is not None or not watch.is_interrupted.is_set():
+            _make_steps(chunk, until, watch)
+        if is_last:
+            _end(chunk, watch)
 
-    parts = _split_until_it_fits(chunk, advance, lambda half: _through(half, until, is_last, watch))
-    if is_last and parts == [chunk]:
-        _end(chunk, watch)
-    return parts
+    return _split_until_it_fits(chunk, advance, lambda half: _through(half, until, is_last, watch), watch)
+
+
+def _make_steps(chunk: Chunk, until: int, watch: Watch):
+    run = _ready(chunk, watch)
+    draw = lambda start: run.tickets(chunk.seeds, start) if start < until else None  # noqa: E731
+    tickets = draw(chunk.step)
+    while chunk.step < until and chunk.is_live.any() and not watch.is_interrupted.is_set():
+        stop = run.next_stop(chunk.step, chunk.goals, until)
+        tickets = _segment(chunk, tickets, stop, functools.partial(draw, stop), watch)
 
 
 def _together(group: list[Chunk], until: int, submit, is_last: bool, watch: Watch) -> list[Chunk]:
@@ -109,16 +113,16 @@ def _together(group: list[Chunk], until: int, submit, is_last: bool, watch: Watc
 
 
 def _begun(chunk: Chunk, watch: Watch) -> list[Chunk]:
-    return _split_until_it_fits(chunk, lambda: _ready(chunk, watch), lambda half: _begun(half, watch))
+    return _split_until_it_fits(chunk, lambda: _ready(chunk, watch), lambda half: _begun(half, watch), watch)
 
 
 def _one_segment(chunk: Chunk, tickets, stop: int, watch: Watch) -> list[Chunk]:
     def advance():
-        if chunk.is_live.any():
+        if chunk.is_live.any() and chunk.step < stop:
             _ready(chunk, watch)
             _segment(chunk, tickets, stop, lambda: None, watch)
 
-    return _split_until_it_fits(chunk, advance, lambda half: _one_segment(half, tickets, stop, watch))
+    return _split_until_it_fits(chunk, advance, lambda half: _one_segment(half, tickets, stop, watch), watch)
 
 
 def _segment(chunk: Chunk, tickets, stop: int, draw: Callable, watch: Watch):
@@ -147,7 +151,7 @@ def _ready(chunk: Chunk, watch: Watch):
     return chunk.run
 
 
-def _split_until_it_fits(chunk: Chunk, advance: Callable[[], None], again: Callable[[Chunk], list[Chunk]]) -> list[Chunk]:
+def _split_until_it_fits(chunk: Chunk, advance: Callable[[], None], again: Callable[[Chunk], list[Chunk]], watch: Watch):
     """Advance a chunk; where memory runs out, its halves from where it stands, and so on down to one member."""
     try:
         advance()
@@ -158,8 +162,10 @@ def _split_until_it_fits(chunk: Chunk, advance: Callable[[], None], again: Calla
     if chunk.step == 0:
         chunk.state = None  # it begins anew: the beginning may be what did not fit
     if chunk.run.program.width == 1:
-        chunk.run.ledger.status[chunk.members[chunk.is_live]] = Status.STOPPED
         _note(chunk, NO_ROOM)
+        with contextlib.suppress(RuntimeError):  # what it has done so far, if there is room for that
+            _end(chunk, watch)
+        chunk.state = chunk.growths = None
         return [chunk]
     _note(chunk, f"out of memory at width {chunk.run.program.width}: those it befell went on at half of it")
     halves = moves.split(chunk)
