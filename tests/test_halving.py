@@ -133,6 +133,48 @@ def test_a_replay_repeats_every_member_to_the_bit_wherever_it_moved(widths):
         assert same_bits(again.state.params, fit.params)
 
 
+def wide_net(h):
+    return gk.descent(net_loss, lambda key: init_net(key, d=300, width=100), optax.adam(h.learning_rate))
+
+
+def test_a_replay_repeats_the_bits_of_each_lane():
+    """In matrix products of this size the lanes of a chunk do not all get the same bits (on some processors)."""
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(96, 300)).astype(np.float32)
+    data = inputs, np.tanh(inputs[:, 0])
+    settings = {"steps": 30, "batch_size": 32, "plan": gk.Plan(width=4, threads=1), **QUIET}
+    for rates, halving in (
+        ([0.01] * 4, None),
+        ([0.002, 0.1, 0.003, 0.004, 0.2, 0.3, 0.001, 0.4], gk.Halving(eta=2, min_steps=20)),
+    ):
+        sweep, paths = sweep_and_paths(wide_net, data, gk.grid(learning_rate=rates), halving=halving, **settings)
+        for member in range(len(rates)):
+            assert same_bits(sweep.replay(member).params, sweep.params(member)), paths[member]
+
+
+def marked(h):
+    """A leaf that no loss depends on: infinite from the start in some members, or from a step on."""
+
+    def step(state, batch):
+        weight, mark, count = state
+        mark = jnp.where(count + 1 == h.strike, jnp.inf, mark)
+        return (weight * 0.99, mark, count + 1), gk.Info(weight**2, {}), ()
+
+    init = lambda *_: (h.start * jnp.ones(()), jnp.where(h.is_infinite == 1, jnp.inf, 0.0), jnp.zeros((), int))  # noqa: E731
+    return gk.Descent(init, step, lambda state, growths: state[0], lambda params, batch: params**2)
+
+
+def test_what_may_be_infinite_is_known_wherever_a_member_moves():
+    space = gk.zipped(
+        start=[1.0, 9.1, 1.1, 9.2, 1.2, 9.3, 1.3, 9.4], is_infinite=[1, 0, 0, 1, 0, 1, 1, 0], strike=[0, 0, 25, 0, 0, 0, 0, 0]
+    )
+    halving = gk.Halving(eta=2, min_steps=20)
+    sweep = gk.sweep(marked, jnp.zeros(1), space, steps=30, halving=halving, plan=gk.Plan(width=2), **QUIET)
+    assert statuses(sweep)[::2] == ["FINISHED", "DIVERGED", "FINISHED", "FINISHED"]
+    assert statuses(sweep)[1::2] == ["PRUNED"] * 4
+    assert (sweep[2].steps, sweep[2].bad_leaf) == (24, "state[1]")
+
+
 def test_replays_of_descents_that_grow_have_all_their_rows():
     space = gk.grid(learning_rate=[0.1, 0.2, 0.3, 0.4, 0.01, 0.02])
     sweep = gk.sweep(growing, jnp.zeros(1), space, steps=20, halving=gk.Halving(min_steps=4), plan=gk.Plan(width=2), **QUIET)
@@ -342,7 +384,9 @@ def test_who_no_longer_changes_has_converged_and_can_win():
     sweep = gk.sweep(descend_to_one, jnp.zeros(1), space, steps=100, halving=halving, plan=gk.Plan(width=2), **QUIET)
     fit = sweep[2]
     assert (fit.status, fit.steps, fit.rung) == (Status.CONVERGED, 20, 2)
-    assert sweep.rungs.converged.tolist()[:2] == [0, 1]
+    rungs = sweep.rungs
+    assert rungs.members.tolist() == [6, 3, 0, 0] and rungs.converged.tolist() == [0, 1, 0, 0]
+    assert (rungs.members == rungs.diverged + rungs.pruned + rungs.converged + rungs.kept).all()
     assert sweep.best().hyper == {"learning_rate": 0.5}
     assert same_bits(sweep.replay(2).params, sweep.params(2))
     assert sweep.replay(2).status == Status.CONVERGED

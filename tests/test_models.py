@@ -280,10 +280,11 @@ def test_convolve_over_stacked_kernels_and_shared_images_is_a_loop():
     np.testing.assert_allclose(lanes, [models.convolve(images, kernel) for kernel in kernels], rtol=1e-5, atol=1e-5)
 
 
-def lax_cnn(params, images):
+def plain_cnn(params, images):
+    """Without ``lax_convolve``: its compiled second derivatives are wrong on CPU in jax 0.7.2."""
     values = images.reshape(*images.shape[:3], -1)
     for layer in params["hidden"]:
-        values = jax.nn.relu(lax_convolve(values, layer["kernel"]) + layer["bias"][None, None, None])
+        values = jax.nn.relu(models.convolve(values, layer["kernel"]) + layer["bias"][None, None, None])
         n, height, width, channels = values.shape
         even = values[:, : height // 2 * 2, : width // 2 * 2]
         values = even.reshape(n, height // 2, 2, width // 2, 2, channels).max(axis=(2, 4))
@@ -306,7 +307,7 @@ def test_cnn_and_its_derivatives_are_convolutions_relu_pooling_and_a_linear_laye
         direction = jax.tree.map(jnp.cos, (params, images))
         return apply(params, images), *jax.jvp(grad, (params, images), direction)
 
-    ours, theirs = jax.jit(derivatives, static_argnums=0)(model.apply), jax.jit(derivatives, static_argnums=0)(lax_cnn)
+    ours, theirs = jax.jit(derivatives, static_argnums=0)(model.apply), jax.jit(derivatives, static_argnums=0)(plain_cnn)
     chex.assert_trees_all_close(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
@@ -350,7 +351,7 @@ def test_cnn_takes_images_of_bytes():
 def test_blocks_of_a_large_set_are_scored_like_one(size):
     model = models.cnn((4, 4), 3, channels=(4,))
     params, images = model.init(KEY), jax.random.normal(KEY, (size, 4, 4))
-    np.testing.assert_allclose(jax.jit(model.apply)(params, images), jax.jit(lax_cnn)(params, images), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(model.apply)(params, images), jax.jit(plain_cnn)(params, images), rtol=1e-4, atol=1e-5)
 
 
 # Flax modules

@@ -214,12 +214,15 @@ def retire(chunk: Chunk, leaving: np.ndarray, tally: Tally):
 
 
 def compile(chunk: Chunk):
-    """Compile what the chunk will call besides :func:`begin`, without running it. Returns the compiled segment."""
-    run = chunk.run
-    program = segment.compiled(run.program)
-    tickets = run.no_tickets() if run.source.is_lockstep else run.tickets(chunk.seeds, 0)
-    steps = (np.int32(0), np.int32(0))
+    """Compile what the chunk will call besides :func:`begin`, without running it."""
     segment.copy.lower(chunk.state).compile()
-    program.read.lower(chunk.lanes, chunk.state, chunk.growths).compile()
-    args = (run.source.resident, chunk.lanes, chunk.state, run.blank(run.num_lanes), tickets, *steps)
-    return program.advance.lower(*args).compile()
+    segment.compiled(chunk.run.program).read.lower(chunk.lanes, chunk.state, chunk.growths).compile()
+    compile_segment(chunk)
+
+
+def compile_segment(chunk: Chunk) -> Any:
+    """The compiled segment of a chunk, without running it."""
+    run = chunk.run
+    tickets = run.no_tickets() if run.source.is_lockstep else run.tickets(chunk.seeds, 0)
+    args = (run.source.resident, chunk.lanes, chunk.state, run.blank(run.num_lanes), tickets, np.int32(0), np.int32(0))
+    return segment.compiled(run.program).advance.lower(*args).compile()

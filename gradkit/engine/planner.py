@@ -1,14 +1,14 @@
 """The planner: programs flow in, a settled plan flows out, measured where that pays.
 
 Which width is best differs by a factor of three from program to program, so widths are timed: a first guess from the size of the
-state and the cache, then its halves and doubles for as long as they are better. The rates are kept in a file, by the program,
+state and the cache, the loop without vmap, then what lies around the best so far. The rates are kept in a file, by the program,
 the device and the versions, so that the next sweep of the kind is planned at once.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -29,6 +29,7 @@ BUDGET_SHARE = 0.02  # of the predicted run, whichever is more
 WORTHWHILE_SECONDS = 4.0  # a shorter run is not worth timing other widths than the first guess
 PROBE_SECONDS = 0.06  # of one timing
 PROBES = 3
+LOOP_IS_NEAR = 8  # a best width up to which the loop without vmap is always timed
 
 
 def plan(
@@ -111,12 +112,15 @@ class Probe(NamedTuple):
 def _measured(
     run: Run, settled: Plan, samples: dict[int, Sample], stages: Sequence[Stage], *, is_asked: bool
 ) -> dict[int, Sample]:
-    """Time the first guess and, where it pays, its neighbors. The clock starts after the guess, which is compiled anyway."""
+    """Time the first guess and, where it pays, its neighbors. The clock starts after the guess, which is compiled anyway.
+
+    What was measured before is taken up; only who asks for a plan adds to it, so that equal sweeps keep their layout.
+    """
     num_members, total = stages[0].num_members, sum(stage.member_steps for stage in stages)
-    guess = plans.guess(settled, num_members, trees.num_bytes(run.outline.state))
-    if samples and max(samples) >= guess and (not is_asked or len(samples) > 1):
+    most, guess = plans.most(settled, num_members), plans.guess(settled, num_members, trees.num_bytes(run.outline.state))
+    fits = lambda width: memory.fits(run, settled, width, samples)  # noqa: E731
+    if samples and max(samples) >= guess and (not is_asked or _untried(samples, most, fits) is None):
         return samples
-    most = plans.most(settled, num_members)
     probe, glance = _glanced(run, settled, guess)
     if not is_asked and total / glance.rate < WORTHWHILE_SECONDS:
         return samples
@@ -124,23 +128,23 @@ def _measured(
     samples = samples | {probe.run.program.width: first}
     started, budget = time.perf_counter(), max(BUDGET_SECONDS, BUDGET_SHARE * total / first.rate)
     cost = first.compile_seconds
-    for up in (True, False):
-        while True:
-            best = max(samples, key=lambda each: samples[each].rate)
-            candidate = min(2 * best, most) if up else best // 2
-            has_time = time.perf_counter() - started + cost < budget
-            if candidate in samples or candidate < 1 or not has_time or not memory.fits(run, settled, candidate, samples):
-                break
-            try:
-                samples = samples | {candidate: _time(_probe(run, settled, candidate, probe.chunk), settled)}
-            except RuntimeError as error:
-                if not memory.is_exhausted(error):
-                    raise
-                break
-            cost = samples[candidate].compile_seconds + 2 * PROBES * PROBE_SECONDS
-            if samples[candidate].rate < samples[best].rate:
-                break
+    while (width := _untried(samples, most, fits)) and time.perf_counter() - started + cost < budget:
+        try:
+            samples = samples | {width: _time(_probe(run, settled, width, probe.chunk), settled)}
+        except RuntimeError as error:
+            if not memory.is_exhausted(error):
+                raise
+            break
+        cost = samples[width].compile_seconds + 2 * PROBES * PROBE_SECONDS
     return samples
+
+
+def _untried(samples: dict[int, Sample], most: int, fits: Callable[[int], bool]) -> int | None:
+    """The next width to time: the loop where it is near, then one and two octaves around the best so far."""
+    best = max(samples, key=lambda width: samples[width].rate)
+    near = [1] if best <= LOOP_IS_NEAR else []
+    wanted = [*near, min(2 * best, most), best // 2, min(4 * best, most), best // 4]
+    return next((width for width in wanted if width >= 1 and width not in samples and fits(width)), None)
 
 
 def _glanced(run: Run, settled: Plan, width: int) -> tuple[Probe, Sample]:
@@ -164,7 +168,7 @@ def _probe(run: Run, settled: Plan, width: int, like: chunks.Chunk | None) -> Pr
         chunks.begin(chunk)
     else:
         chunk.state, chunk.growths = _copies(like, here.num_lanes)
-    compiled = chunks.compile(chunk)
+    compiled = chunks.compile_segment(chunk)
     seconds = time.perf_counter() - started
     tickets = here.no_tickets() if here.source.is_lockstep else here.tickets(chunk.seeds, 0)
     return Probe(here, chunk, tickets, seconds, memory.num_bytes(compiled))
@@ -177,7 +181,7 @@ def _copies(like: chunks.Chunk, num_lanes: int):
 
 
 def _time(probe: Probe, settled: Plan, *, seconds: float | int = PROBE_SECONDS, repeats: int = PROBES) -> Sample:
-    """Member-steps per second with all threads at work: the median of a few timings."""
+    """Member-steps per second with all threads at work: the best of a few timings."""
     num_lanes, count = probe.run.num_lanes, settled.threads
 
     def steps(num_steps):
@@ -194,8 +198,8 @@ def _time(probe: Probe, settled: Plan, *, seconds: float | int = PROBE_SECONDS, 
         together(num_steps)
         while (took := together(num_steps)) < seconds / 2 and num_steps < probe.run.capacity:
             num_steps = min(probe.run.capacity, num_steps * int(np.clip(seconds / took, 2, 16)))
-        median = np.median([together(num_steps) for _ in range(repeats)])
-    return Sample(count * num_lanes * num_steps / float(median), probe.compile_seconds, probe.num_bytes)
+        best = min(together(num_steps) for _ in range(repeats))
+    return Sample(count * num_lanes * num_steps / best, probe.compile_seconds, probe.num_bytes)
 
 
 def _program(run, name, fingerprint, settled, samples, stages) -> ProgramPlan:
