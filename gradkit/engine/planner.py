@@ -56,7 +56,11 @@ def plan(
             samples = _measured(run, settled, samples, stages, is_asked=is_asked)
             rates.save(fingerprint, samples)
         programs.append(_program(run, name, fingerprint, settled, samples, stages))
-    return settled._replace(programs=tuple(programs), planning_seconds=time.perf_counter() - started if is_asked else 0.0)
+    widths = {program.widths[0] for program in programs}
+    return settled._replace(
+        width=widths.pop() if len(widths) == 1 else None, programs=tuple(programs),
+        planning_seconds=time.perf_counter() - started if is_asked else 0.0,
+    )  # fmt: skip
 
 
 class Stage(NamedTuple):
@@ -91,6 +95,8 @@ def _checked(given: Plan, prints: Sequence[str], runs: Sequence[Run], halving: H
     checks.require(made_for == wanted, "plan", "be made for these programs, members, rungs, device and versions",
                    checks.Described(f"one for {described}"),
                    "Call gk.plan with the arguments of this sweep, or give gk.Plan(width=...) alone.")  # fmt: skip
+    is_own = given.width is None or {program.widths[0] for program in given.programs} == {given.width}
+    checks.require(is_own, "plan.width", "be that of its programs", given.width, "Give gk.Plan(width=...) alone.")
     return given
 
 
