@@ -135,6 +135,8 @@ def plan(
     all      8        ...
     planned in ... s
     """
+    checks.require(not hasattr(data, "__next__"), "data", "be drawn again for the sweep", checks.Described("an iterator"),
+                   "Use gk.stream(start_step -> iterable) or arrays.")  # fmt: skip
     with compilation.persistent():
         prepared = _prepare(
             make, data, space, steps, batch_size, key, validation, evaluate, evaluate_every, history_every, halving, order, plan

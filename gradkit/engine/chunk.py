@@ -27,17 +27,17 @@ class Chunk:
         run: What they share.
         members: The member in each lane, shape (m,).
         is_padding: Which lanes only fill up the shape, with copies of members; nothing of them is kept.
-        lanes: Their traced values and keys.
         step: Steps made by the lanes that are not at rest.
-        state, growths: Where they stand; ``None`` before :func:`begin`.
+        lanes: Their traced values and keys.
+        state, growths: Where they stand; like the lanes ``None`` before :func:`begin`.
         expected: Which leaves of the state were finite at the start and must stay so, shape (m, leaves).
     """
 
     run: Run
     members: np.ndarray
     is_padding: np.ndarray
-    lanes: Lanes
     step: int = 0
+    lanes: Lanes | None = None
     state: Any = None
     growths: Any = None
     expected: np.ndarray | None = None
@@ -58,7 +58,7 @@ class Chunk:
 
 
 def make(run: Run, members: np.ndarray, is_padding: np.ndarray, *, step: int = 0, is_begun: bool = False) -> Chunk:
-    """A chunk of members, with its lanes on the device and its places in the ledger; their states follow."""
+    """A chunk of members, with its places in the ledger; nothing of it is on the device yet."""
     for lane in np.flatnonzero(~is_padding).tolist():
         path, here = run.ledger.path[members[lane]], Placement(step, run.program.width, int(lane))
         if not is_begun:
@@ -68,12 +68,13 @@ def make(run: Run, members: np.ndarray, is_padding: np.ndarray, *, step: int = 0
             path.pop()  # it made no step there
         if not path or path[-1][1:] != here[1:]:
             path.append(here)
-    return Chunk(run, members, is_padding, run.members.lanes(members, run.device), step)
+    return Chunk(run, members, is_padding, step)
 
 
 def begin(chunk: Chunk):
     """Give the chunk its first state, and evaluate it."""
     run = chunk.run
+    chunk.lanes = run.members.lanes(chunk.members, run.device)
     state, finite = segment.compiled(run.program).begin(chunk.lanes, run.source.start, run.validation)
     blank = lambda leaf: jnp.zeros((run.num_steps, run.num_lanes, *leaf.shape), leaf.dtype)  # noqa: E731
     chunk.growths = jax.tree.map(blank, run.outline.growth)

@@ -6,6 +6,7 @@ again, in the chunk shapes and the lanes it had, with copies of itself for neigh
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from threading import Event
 from typing import Any, NamedTuple
@@ -89,7 +90,7 @@ def prepare(
     rows = capacity(outline, source, min(len(members), LANES_THOUGHT_OF), num_steps, given.evaluate_every)
     return Run(
         program._replace(static=Static(needed)), outline, source, given.validation, own,
-        ledgers.blank(outline.info, len(members), num_steps, given.history_every), num_steps, rows,
+        ledgers.blank(len(members), given.history_every), num_steps, rows,
         shared_tickets(source, rows), given.evaluate_every, Pace(), given.keeps_state,
     )  # fmt: skip
 
@@ -114,6 +115,8 @@ def execute(
     def runs_after(rung: int) -> list[list[Run]]:
         return [_takers(at_width(run, plan, own.widths[rung]), plan) for run, own in zip(runs, plan.programs)]
 
+    for run in runs:
+        ledgers.open_histories(run.ledger, run.outline.info, run.num_steps)
     groups = [_chunks(takers) for takers in runs_after(0)]
     return rungs.climb(
         groups, runs_after, halving, configurations, threads=plan.threads, tally=tally, is_interrupted=is_interrupted
@@ -148,21 +151,23 @@ def replay(run: Run, plan: Plan, member: int, is_interrupted: Event) -> Ledger:
     if told.status[member] in (Status.PRUNED, Status.CONVERGED):
         end = int(told.steps[member])
     alone = run._replace(
-        members=_only(run.members, member, end), keeps_state=True, pace=Pace(),
-        ledger=ledgers.blank(run.outline.info, 1, run.num_steps, told.every),
-    )  # fmt: skip
+        members=_only(run.members, member, end), keeps_state=True, pace=Pace(), ledger=ledgers.blank(1, told.every)
+    )
+    ledgers.open_histories(alone.ledger, run.outline.info, run.num_steps)
     watch = runner.watch(Tally(1, end), is_interrupted)
-    path = told.path[member] or [ledgers.Placement(0, run.program.width, 0)]
-    chunk = lane = None
-    for place, stop in zip(path, [*(following.step for following in path[1:]), end]):
-        here = at_width(alone, plan, place.width)
-        is_copy = np.arange(here.num_lanes) != place.lane
-        if chunk is None:
-            chunk = chunks.make(here, np.zeros(here.num_lanes, int), is_copy)
-        else:
-            chunk = moves.move(here, [(chunk, lane)] * here.num_lanes, is_copy)
-        [[chunk]] = runner.drive([[chunk]], stop, threads=1, is_last=stop == end, watch=watch)
-        lane = place.lane
+    path = {place.step: place for place in told.path[member] or [ledgers.Placement(0, run.program.width, 0)]}
+    measured = {step for step, _ in told.evaluations[member]}
+    chunk = last_lane = None
+    stops = sorted({*path, *(step for step in measured if step < end), end})
+    for start, stop in itertools.pairwise(stops):
+        if start in path:
+            here, lane = at_width(alone, plan, path[start].width), path[start].lane
+            is_copy = np.arange(here.num_lanes) != lane
+            chunk = chunks.make(here, np.zeros(here.num_lanes, int), is_copy) if chunk is None else moves.move(
+                here, [(chunk, last_lane)] * here.num_lanes, is_copy)  # fmt: skip
+            last_lane = lane
+        is_last = stop == end
+        [[chunk]] = runner.drive([[chunk]], stop, threads=1, is_last=is_last, is_measured=stop in measured, watch=watch)
     if told.status[member] in (Status.PRUNED, Status.CONVERGED):
         alone.ledger.status[0], alone.ledger.rung[0] = told.status[member], told.rung[member]
     return alone.ledger

@@ -28,6 +28,9 @@ class Halving:
     members: all seeds of a configuration go on or stop together, and ties go to the one that stands first in the space. One with
     a diverged member, or a metric that is not finite, never passes; fewer pass instead.
 
+    The loss of a step is that before its update: with ``min_steps=1`` and the training loss, the first rung ranks the starts.
+    Members that are equal in all axes but the seed are one configuration.
+
     Not where what wins late looks bad early: low learning rates, strong regularization, schedules that warm up or decay over the
     whole run (all members are compared in the middle of theirs). Choose ``min_steps`` such that the initial transient is over, or
     run the full sweep. Members that stopped tell nothing about the end of their run: for a curve over the whole range of an

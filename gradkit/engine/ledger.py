@@ -33,9 +33,11 @@ class Ledger:
     Attributes:
         status: ``Status`` as int, shape (m,).
         steps: Steps made, shape (m,).
-        rung: The rung, counted from 1, at which a member was dropped or converged; 0 for the others. Shape (m,).
+        rung: The rung, counted from 1, at which a member left: pruned, converged, or found diverged; 0 for the others. Shape
+            (m,).
         bad_leaf: Name of the first leaf that was not finite, ``"loss"`` if only the loss was not, ``None`` for a sound member.
-        infos: ``Info`` of arrays (rows, m): every ``every``-th step; NaN for steps not made.
+        infos: ``Info`` of arrays (rows, m): every ``every``-th step; NaN for steps not made. ``None`` before
+            :func:`open_histories`.
         every: Steps from one row to the next.
         evaluations: Per member, ``(steps made, {name: value})`` in order.
         params: Per member, what its descent returns; ``None`` until it is at rest.
@@ -48,7 +50,7 @@ class Ledger:
     steps: np.ndarray
     rung: np.ndarray
     bad_leaf: list[str | None]
-    infos: Info
+    infos: Info | None
     every: int
     evaluations: list[list[tuple[int, dict[str, float]]]]
     params: list[Any]
@@ -68,27 +70,29 @@ class Ledger:
         jax.tree.map(enter, self.infos, infos)
 
     def recent_loss(self, members: np.ndarray) -> np.ndarray:
-        """The mean loss over the last twentieth of the steps made, per member; infinite where a member has none."""
-        return np.array([_recent_mean(self.infos.loss[:, member]) for member in members])
+        """The mean loss over the last twentieth of the steps made, per member; all have made equally many."""
+        rows = -(-int(self.steps[members[0]]) // self.every)
+        return self.infos.loss[rows - max(rows // 20, 1) : rows, members].astype(float).mean(0)
 
 
-def _recent_mean(losses: np.ndarray) -> float:
-    made = losses[~np.isnan(losses)].astype(float)
-    return float(made[-max(len(made) // 20, 1) :].mean()) if len(made) else np.inf
-
-
-def blank(info: Info, num_members: int, num_steps: int, every: int) -> Ledger:
-    """The ledger of members that have not begun. ``info``: shapes of what a step reports."""
+def open_histories(ledger: Ledger, info: Info, num_steps: int):
+    """Make room for so many steps, right before a run. ``info``: shapes of what a step reports."""
 
     def history(leaf):
-        return np.full((-(-num_steps // every), num_members), np.nan, leaf.dtype if trees.is_inexact(leaf) else float)
+        shape = (-(-num_steps // ledger.every), len(ledger.status))
+        return np.full(shape, np.nan, leaf.dtype if trees.is_inexact(leaf) else float)
 
+    ledger.infos = jax.tree.map(history, info)
+
+
+def blank(num_members: int, every: int) -> Ledger:
+    """The ledger of members that have not begun, without histories yet."""
     return Ledger(
         status=np.full(num_members, int(Status.RUNNING)),
         steps=np.zeros(num_members, int),
         rung=np.zeros(num_members, int),
         bad_leaf=[None] * num_members,
-        infos=jax.tree.map(history, info),
+        infos=None,
         every=every,
         evaluations=[[] for _ in range(num_members)],
         params=[None] * num_members,

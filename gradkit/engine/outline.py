@@ -24,7 +24,8 @@ ADDRESS = re.compile(r"0x[0-9a-f]+")
 
 
 class Outline(NamedTuple):
-    """Shapes per member (``jax.ShapeDtypeStruct``), names read by ``make``, whether the key matters, and a digest of the step."""
+    """Shapes per member (``jax.ShapeDtypeStruct``), names read by ``make``, whether the key matters, and of the step a digest and
+    the bytes of the largest value that it makes on its way."""
 
     state: Any
     info: Info
@@ -33,6 +34,7 @@ class Outline(NamedTuple):
     reads: frozenset[str]
     is_keyed: bool
     digest: str
+    largest: int
 
 
 def outline(program: Program, lane: Lanes, batch: Any, data: Any, validation: Any) -> Outline:
@@ -100,12 +102,20 @@ def _outline(program, leaves, structure, _settings) -> Outline:
     _check_step(state, new_state, info)
     _check_metrics(named)
     is_keyed = _reaches_outputs(first_program, step_program, read_program, state)
-    return Outline(state, info, growth, named, frozenset(reads), is_keyed, _digest(step_program))
+    return Outline(state, info, growth, named, frozenset(reads), is_keyed, _digest(step_program), _largest(step_program.jaxpr))
 
 
 def _digest(program: ClosedJaxpr) -> str:
     """Of the program as it prints, but for addresses, which change from process to process."""
     return hashlib.sha256(ADDRESS.sub("", str(program)).encode()).hexdigest()
+
+
+def _largest(jaxpr) -> int:
+    """Bytes of the largest value in a program and the programs it calls."""
+    own = (trees.num_bytes(var.aval) for equation in jaxpr.eqns for var in equation.outvars if hasattr(var.aval, "dtype"))
+    parts = (part for equation in jaxpr.eqns for value in equation.params.values() for part in jax.tree.leaves(value))
+    inner = (part.jaxpr if hasattr(part, "jaxpr") else part for part in parts)
+    return max([*own, *(_largest(part) for part in inner if hasattr(part, "eqns"))], default=0)
 
 
 def _needs_a_value(error: Exception) -> bool:

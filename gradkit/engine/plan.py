@@ -136,10 +136,17 @@ def settle(plan: Plan) -> Plan:
     return plan._replace(threads=threads, devices=devices, spans=spans)
 
 
-def guess(plan: Plan, num_members: int, state_bytes: int) -> int:
-    """A first width: a power of two whose lanes fit the cache of a core, and leaves no core idle."""
+def guess(plan: Plan, num_members: int, state_bytes: int, largest: int = 0) -> int:
+    """A first width: a power of two whose lanes fit the cache of a core, and leaves no core idle.
+
+    Args:
+        plan: With devices and threads.
+        num_members: Members.
+        state_bytes: Of one member.
+        largest: Bytes of the largest value that a step of one member makes.
+    """
     is_cpu = plan.devices[0].platform == "cpu"
-    lanes = _fitting_lanes(state_bytes) if is_cpu else LANES_ON_ACCELERATOR
+    lanes = _fitting_lanes(state_bytes * WORKING_SHARE + largest) if is_cpu else LANES_ON_ACCELERATOR
     return min(lanes, most(plan, num_members))
 
 
@@ -154,8 +161,8 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _fitting_lanes(state_bytes: int) -> int:
-    return 2 ** int(np.log2(max(CACHE_BYTES / (max(state_bytes, 1) * WORKING_SHARE), 1)))
+def _fitting_lanes(lane_bytes: float) -> int:
+    return 2 ** int(np.log2(max(CACHE_BYTES / max(lane_bytes, 1), 1)))
 
 
 def lay_out(members: Sequence[int] | np.ndarray, lanes: int) -> np.ndarray:

@@ -123,7 +123,7 @@ def _measured(
     What was measured before is taken up; only who asks for a plan adds to it, so that equal sweeps keep their layout.
     """
     num_members, total = stages[0].num_members, sum(stage.member_steps for stage in stages)
-    most, guess = plans.most(settled, num_members), plans.guess(settled, num_members, trees.num_bytes(run.outline.state))
+    most, guess = plans.most(settled, num_members), _guess(run, settled)
     fits = lambda width: memory.fits(run, settled, width, samples)  # noqa: E731
     if samples and max(samples) >= guess and (not is_asked or _untried(samples, most, fits) is None):
         return samples
@@ -143,6 +143,11 @@ def _measured(
             break
         cost = samples[width].compile_seconds + 2 * PROBES * PROBE_SECONDS
     return samples
+
+
+def _guess(run: Run, settled: Plan) -> int:
+    num_members = len(run.members.positions)
+    return plans.guess(settled, num_members, trees.num_bytes(run.outline.state), run.outline.largest)
 
 
 def _untried(samples: dict[int, Sample], most: int, fits: Callable[[int], bool]) -> int | None:
@@ -166,13 +171,14 @@ def _glanced(run: Run, settled: Plan, width: int) -> tuple[Probe, Sample]:
 
 def _probe(run: Run, settled: Plan, width: int, like: chunks.Chunk | None) -> Probe:
     """Chunks of a width, with a first state of their own, or copies of the lanes of another chunk's."""
-    scratch = ledger.blank(run.outline.info, len(run.members.positions), 1, 1)
+    scratch = ledger.blank(len(run.members.positions), 1)
     here = group.at_width(run, settled, width)._replace(ledger=scratch, validation=None)
     members = np.arange(here.num_lanes) % len(run.members.positions)
     chunk, started = chunks.make(here, members, np.zeros(here.num_lanes, bool)), time.perf_counter()
     if like is None:
         chunks.begin(chunk)
     else:
+        chunk.lanes = here.members.lanes(members, here.device)
         chunk.state, chunk.growths = _copies(like, here.num_lanes)
     compiled = chunks.compile_segment(chunk)
     seconds = time.perf_counter() - started
@@ -235,7 +241,7 @@ def _program(run, name, fingerprint, settled, samples, stages) -> ProgramPlan:
 
 def _soonest(run: Run, settled: Plan, samples: dict[int, Sample], num_members: int) -> int:
     if not samples:
-        return plans.guess(settled, num_members, trees.num_bytes(run.outline.state))
+        return _guess(run, settled)
     most = plans.most(settled, num_members)
     known = [width for width in samples if width <= most] or [min(samples)]
     return min(known, key=lambda width: (_cost(settled, samples, width, num_members), width))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from threading import Event
 from typing import Any, NamedTuple
@@ -25,7 +26,8 @@ class Rung(NamedTuple):
         rung: Counted from 1.
         steps: Steps made by those that came to it.
         members, configurations: That were in play.
-        diverged, pruned, converged: Members that left: since the rung before, and at this one.
+        diverged, pruned, converged: Members that left: those that diverged (or found no memory) since the rung before, and those
+            that this one stopped.
         kept: Members that go on.
         best: The best mean score of a configuration; NaN if there is none.
         widths: Lanes per device from here on, a program each.
@@ -67,11 +69,13 @@ def climb(
     watch, told, previous, in_play = runner.watch(tally, is_interrupted), [], None, list(configurations)
     for rung, end in enumerate(ends):
         is_last = rung == len(ends) - 1
-        groups = runner.drive(groups, end, threads=threads, is_last=is_last, watch=watch)
+        is_measured = halving is not None and halving.metric != "loss"
+        drive = functools.partial(runner.drive, threads=threads, is_measured=is_measured, watch=watch)
+        groups = drive(groups, end, is_last=is_last)
         if is_last:
             break
         if is_interrupted.is_set() or any(chunk.is_live.any() and chunk.step < end for group in groups for chunk in group):
-            runner.drive(groups, end, threads=threads, is_last=True, watch=watch)
+            drive(groups, end, is_last=True)
             break
         scores, is_running = _scores(groups, halving, previous)
         verdict = rules.judge(
@@ -109,8 +113,6 @@ def _metric(chunk: Chunk, members: np.ndarray, metric: str) -> Any:
     ledger = chunk.run.ledger
     if metric == "loss":
         return ledger.recent_loss(members)
-    if any(ledger.evaluations[member][-1][0] != chunk.step for member in members):
-        chunks.evaluate(chunk)
     return [ledger.evaluations[member][-1][1][metric] for member in members]
 
 

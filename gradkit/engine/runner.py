@@ -39,7 +39,9 @@ def watch(tally: Tally, is_interrupted: threading.Event) -> Watch:
     return Watch(tally, is_interrupted, set(), threading.Lock())
 
 
-def drive(groups: Sequence[list[Chunk]], until: int, *, threads: int, is_last: bool, watch: Watch) -> list[list[Chunk]]:
+def drive(
+    groups: Sequence[list[Chunk]], until: int, *, threads: int, is_last: bool, is_measured: bool, watch: Watch
+) -> list[list[Chunk]]:
     """Take all chunks of all programs to a step, or to the end of the segment in which an interrupt arrives.
 
     Args:
@@ -47,30 +49,31 @@ def drive(groups: Sequence[list[Chunk]], until: int, *, threads: int, is_last: b
         until: The step.
         threads: Chunks in flight.
         is_last: Whether members come to rest there: then each chunk is brought to the host as soon as it arrives.
+        is_measured: Whether metrics are wanted there, if it is not the last.
         watch: Of the run.
 
     Returns:
         The chunks of each program: others where memory made them split.
     """
+    arrive = _end if is_last else _measure if is_measured else lambda chunk, watch: None
     with ThreadPoolExecutor(threads) as pool:
         submit = lambda function, *args: pool.submit(settings.carried(function), *args)  # noqa: E731
         if any(group and group[0].run.source.is_lockstep for group in groups):
-            return [_together(group, until, submit, is_last, watch) for group in groups]
-        tasks = [[submit(_through, chunk, until, is_last, watch) for chunk in group] for group in groups]
+            return [_together(group, until, submit, arrive, watch) for group in groups]
+        tasks = [[submit(_through, chunk, until, arrive, watch) for chunk in group] for group in groups]
         _wait([task for group in tasks for task in group], watch)
         return [[part for task in group for part in task.result()] for group in tasks]
 
 
-def _through(chunk: Chunk, until: int, is_last: bool, watch: Watch) -> list[Chunk]:
-    """One chunk through all its segments; its halves, if it had to split."""
+def _through(chunk: Chunk, until: int, arrive: Callable, watch: Watch) -> list[Chunk]:
+    """One chunk through all its segments, and what is done on arrival; its halves, if it had to split."""
 
     def advance():
         if chunk.state is not None or not watch.is_interrupted.is_set():
             _make_steps(chunk, until, watch)
-        if is_last:
-            _end(chunk, watch)
+        arrive(chunk, watch)
 
-    return _split_until_it_fits(chunk, advance, lambda half: _through(half, until, is_last, watch), watch)
+    return _split_until_it_fits(chunk, advance, lambda half: _through(half, until, arrive, watch), watch)
 
 
 def _make_steps(chunk: Chunk, until: int, watch: Watch):
@@ -82,7 +85,7 @@ def _make_steps(chunk: Chunk, until: int, watch: Watch):
         tickets = _segment(chunk, tickets, stop, functools.partial(draw, stop), watch)
 
 
-def _together(group: list[Chunk], until: int, submit, is_last: bool, watch: Watch) -> list[Chunk]:
+def _together(group: list[Chunk], until: int, submit, arrive: Callable, watch: Watch) -> list[Chunk]:
     """All chunks of a program segment by segment, over a stream that is read in this thread while they run."""
     if not group:
         return group
@@ -106,10 +109,14 @@ def _together(group: list[Chunk], until: int, submit, is_last: bool, watch: Watc
         tickets, count, has_ended = (None, 0, True) if has_ended else draw(step)
         _wait(tasks, watch)
         group = [part for task in tasks for part in task.result()]
-    if is_last:
-        for chunk in group:
-            _end(chunk, watch)
-    return group
+    tasks = [submit(_arrived, chunk, arrive, watch) for chunk in group]
+    _wait(tasks, watch)
+    return [part for task in tasks for part in task.result()]
+
+
+def _arrived(chunk: Chunk, arrive: Callable, watch: Watch) -> list[Chunk]:
+    again = lambda half: _arrived(half, arrive, watch)  # noqa: E731
+    return _split_until_it_fits(chunk, lambda: arrive(chunk, watch), again, watch)
 
 
 def _begun(chunk: Chunk, watch: Watch) -> list[Chunk]:
@@ -176,6 +183,13 @@ def _split_until_it_fits(chunk: Chunk, advance: Callable[[], None], again: Calla
 def _note(chunk: Chunk, note: str):
     if note not in chunk.run.ledger.notes:
         chunk.run.ledger.notes.append(note)
+
+
+def _measure(chunk: Chunk, watch: Watch):
+    """Take the metrics of those that run, where they were not taken yet."""
+    evaluations = chunk.run.ledger.evaluations
+    if chunk.state is not None and any(evaluations[member][-1][0] != chunk.step for member in chunk.members[chunk.is_live]):
+        chunks.evaluate(chunk)
 
 
 def _end(chunk: Chunk, watch: Watch):

@@ -28,7 +28,7 @@ class Fit:
         steps: Steps made.
         bad_leaf: The first leaf that was not finite, one step after the last good state; ``None`` if all went well.
         seconds: Wall time of the call, compilation included.
-        rung: The rung, counted from 1, at which halving stopped the member; 0 if none did.
+        rung: The rung of a halving, counted from 1, at which the member left: pruned, converged, or found diverged; else 0.
     """
 
     params: Any
