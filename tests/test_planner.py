@@ -177,14 +177,15 @@ def test_a_width_that_is_given_is_not_measured(timings):
     assert timings == []
 
 
-def test_a_stream_is_planned_and_a_plain_iterable_is_not_measured(timings):
+def test_a_stream_is_planned_and_an_iterator_that_planning_would_use_up_is_refused(timings):
     batches = lambda start: (tuple(a[:8] for a in DATA) for _ in range(start, 40))  # noqa: E731
     settled = plan(data=gk.stream(batches), batch_size=None)
     assert set(timings) == settled.programs[0].rates.keys() != set()
     assert sweep(data=gk.stream(batches), batch_size=None, plan=settled)[0].status == gk.Status.FINISHED
     timings.clear()
-    assert plan(data=batches(0), batch_size=None).programs[0].rates.keys() == settled.programs[0].rates.keys()
-    assert plan(sgd_net, data=batches(0), batch_size=None).programs[0].rates == {}
+    with pytest.raises(ValueError, match="`data` must be drawn again for the sweep, got an iterator"):
+        plan(data=batches(0), batch_size=None)
+    assert sweep(sgd_net, data=batches(0), batch_size=None).plan.programs[0].rates == {}
     assert timings == []
 
 
