@@ -14,6 +14,8 @@ import numpy as np
 
 from gradkit.keys import key_words
 
+KEPT_BYTES = 2**24  # of orders: chunk after chunk asks for the same epochs
+
 
 def permutation(n: int, words: tuple[int, ...], *stream: int) -> np.ndarray:
     """Return a random order of ``n`` rows, int32, from the words of a key; each ``stream`` of whole numbers has its own.
@@ -47,7 +49,7 @@ def shuffled_epochs(n: int, *, batch_size: int, key: Any) -> Callable[[int | Non
     """
     words = key_words(key)
 
-    @functools.lru_cache(maxsize=8)
+    @functools.lru_cache(maxsize=max(8, KEPT_BYTES // (4 * n)))
     def epoch_order(seed, epoch):
         return permutation(n, words, 0 if seed is None else seed + 1, epoch)
 
