@@ -13,7 +13,7 @@ from gradkit.engine.plan import Plan
 from gradkit.engine.rates import Sample
 from gradkit.engine.runs import Run
 
-SHARE = 0.9  # of the free memory that a run may fill
+SHARE = 0.9  # of a device's free memory, or of a computer's memory, that a run may fill
 STATES_HELD = 2  # of a chunk at once: the state at the start of a segment, and the one that moves
 
 EXHAUSTED = re.compile("RESOURCE_EXHAUSTED|out.of.memory", re.IGNORECASE)
@@ -73,6 +73,6 @@ def available(device: Any) -> float | None:
     told = device.memory_stats()
     if told and "bytes_limit" in told:
         return SHARE * (told["bytes_limit"] - told.get("bytes_in_use", 0))
-    if device.platform == "cpu" and hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
+    if device.platform == "cpu" and hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         return SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return None
