@@ -67,17 +67,17 @@ def climb(
     num_steps = max(chunk.run.num_steps for group in groups for chunk in group)
     ends = [*(rules.rung_steps(halving, num_steps) if halving else ()), num_steps]
     watch, told, previous, in_play = runner.watch(tally, is_interrupted), [], None, list(configurations)
+    is_measured = halving is not None and halving.metric != "loss"
+    drive = functools.partial(runner.drive, threads=threads, is_measured=is_measured, watch=watch)
     for rung, end in enumerate(ends):
         is_last = rung == len(ends) - 1
-        is_measured = halving is not None and halving.metric != "loss"
-        drive = functools.partial(runner.drive, threads=threads, is_measured=is_measured, watch=watch)
         groups = drive(groups, end, is_last=is_last)
         if is_last:
             break
         if is_interrupted.is_set() or any(chunk.is_live.any() and chunk.step < end for group in groups for chunk in group):
             drive(groups, end, is_last=True)
             break
-        scores, is_running = _scores(groups, halving, previous)
+        scores, is_running = _scores(groups, halving, sum(map(len, configurations)))
         verdict = rules.judge(
             halving, rung, scores, is_running=is_running, configurations=in_play, num_configurations=len(configurations),
             previous=previous,
@@ -96,10 +96,8 @@ def _close_up(group: list[Chunk], runs: Sequence[Run]) -> list[Chunk]:
     return moves.close_up(seats, runs) if seats else []
 
 
-def _scores(groups, halving: Halving, previous: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+def _scores(groups, halving: Halving, num_members: int) -> tuple[np.ndarray, np.ndarray]:
     """The metric of each member that came to the rung, NaN for the others, and which came."""
-    num_members = sum(len(ledger.status) for ledger in {id(g[0].run.ledger): g[0].run.ledger for g in groups if g}.values())
-    num_members = num_members if previous is None else len(previous)
     scores, is_running = np.full(num_members, np.nan), np.zeros(num_members, bool)
     for chunk in (chunk for group in groups for chunk in group if chunk.is_live.any()):
         members = chunk.members[chunk.is_live]
