@@ -97,7 +97,7 @@ BUILDERS = {
 }
 
 
-def build(name: str, optimizer: str = "optax", members: int | None = None) -> Case:
+def build(name: str, optimizer: str = "gradkit", members: int | None = None) -> Case:
     """The case of that name, with another number of members if one is given."""
     case = BUILDERS[name](OPTIMIZERS[optimizer])
     return case if members is None else case._replace(members=members)

@@ -66,12 +66,12 @@ class Settings:
 
     Examples:
       python -m experiments.bench.overhead
-      python -m experiments.bench.overhead --width 1 --threads 1 --steps 2000
+      python -m experiments.bench.overhead --width 1 --threads 1 --steps 4000
     """
 
-    steps: int = 2000
+    steps: int = 8000
     """Updates of the short runs; the long ones make four times as many."""
-    repeats: int = 5
+    repeats: int = 7
     """Rounds of all runs."""
     width: int = 4
     """Members in one chunk."""
@@ -161,7 +161,7 @@ def make_bare(data, order: np.ndarray, width: int, threads: int, rate: float | N
 def runners(settings: Settings) -> list[Runner]:
     """The bare scans and what is compared with them."""
     data, order = make_data(), shuffled_epochs(NUM_EXAMPLES, batch_size=BATCH_SIZE, key=0)(None, 0, 4 * settings.steps)
-    space = gk.grid(learning_rate=[1e-3], seed=range(settings.width * settings.threads))
+    space = gk.grid(learning_rate=gk.geomspace(5e-4, 2e-3, settings.width * settings.threads))
     plan = gk.Plan(width=settings.width, threads=settings.threads)
     lone = make_descent(SimpleNamespace(learning_rate=1e-3))
 

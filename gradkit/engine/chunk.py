@@ -98,12 +98,12 @@ def rerun_of(chunk: Chunk, tickets: Any) -> Callable:
 
 
 def launch(chunk: Chunk, tickets: Any, num_steps: int) -> tuple:
-    """Send off a segment from the chunk's state, which is kept; what comes back is for :func:`settle`."""
+    """Send off a segment from the chunk's state, which is kept for failures; what comes back is for :func:`settle`."""
     run = chunk.run
     return segment.compiled(run.program).advance(
         run.source.resident,
         chunk.lanes,
-        segment.copy(chunk.state),
+        chunk.state,
         run.blank(run.num_lanes),
         tickets,
         np.int32(0),
@@ -216,7 +216,6 @@ def retire(chunk: Chunk, leaving: np.ndarray, tally: Tally):
 
 def compile(chunk: Chunk):
     """Compile what the chunk will call besides :func:`begin`, without running it."""
-    segment.copy.lower(chunk.state).compile()
     segment.compiled(chunk.run.program).read.lower(chunk.lanes, chunk.state, chunk.growths).compile()
     compile_segment(chunk)
 

@@ -51,9 +51,8 @@ def bring_to_rest(rerun: Callable, start: Any, failures: dict[int, int], expecte
     right before the first bad loss or one step earlier; only leaves that no loss depends on need the bisection.
 
     Args:
-        rerun: ``(state, first, last) -> (state, finite [m, leaves])``: the segment's own program on its own tickets; it
-            consumes the state it is given.
-        start: The kept state at the segment's start, sound in every failed lane; left as it is.
+        rerun: ``(state, first, last) -> (state, finite [m, leaves])``: the segment's own program on its own tickets.
+        start: The state at the segment's start, sound in every failed lane.
         failures: ``{lane: first bad step}`` from :func:`find`.
         expected: As for :func:`find`.
         num_steps: Steps of this segment; one more than it is never asked for.
@@ -71,14 +70,14 @@ def bring_to_rest(rerun: Callable, start: Any, failures: dict[int, int], expecte
         leaves.update({lane: bad_leaf(finite_later, lane) for lane in lanes})
         return segment.select(np.isin(np.arange(len(expected)), lanes), state, rest) if lanes else rest
 
-    rest, steps, leaves = segment.copy(start), {}, {}
-    cursor, at = segment.copy(start), 0
+    rest, steps, leaves = start, {}, {}
+    cursor, at = start, 0
     for bad in sorted(set(failures.values())):
         before = max(bad - 1, 0)
         cursor, finite_before = rerun(cursor, at, before)
         at = before
-        reached, finite_reached = rerun(segment.copy(cursor), before, bad)
-        _, finite_after = rerun(segment.copy(reached), bad, min(bad + 1, num_steps))
+        reached, finite_reached = rerun(cursor, before, bad)
+        _, finite_after = rerun(reached, bad, min(bad + 1, num_steps))
         lanes = [lane for lane, step in failures.items() if step == bad]
         sound = [lane for lane in lanes if is_sound(finite_reached, lane)]
         earlier = [lane for lane in lanes if lane not in sound and is_sound(finite_before, lane)]
@@ -94,8 +93,8 @@ def _bisect(rerun, start, lane, bad, is_sound):
     good = 0
     while bad - good > 1:
         middle = (good + bad) // 2
-        _, finite = rerun(segment.copy(start), 0, middle)
+        _, finite = rerun(start, 0, middle)
         good, bad = (middle, bad) if is_sound(finite, lane) else (good, middle)
-    state, _ = rerun(segment.copy(start), 0, good)
-    _, finite = rerun(segment.copy(state), good, bad)
+    state, _ = rerun(start, 0, good)
+    _, finite = rerun(state, good, bad)
     return state, good, finite

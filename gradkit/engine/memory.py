@@ -40,7 +40,7 @@ def of_chunk(run: Run, settled: Plan, width: int, samples: dict[int, Sample]) ->
         [(only, told)] = known.items()
         return max(least, int(told * max(width / only, 1)))
     slope, fixed = np.polyfit(list(known), list(known.values()), 1)
-    return max(least, int(fixed + slope * width) + width * state)
+    return max(least, round(fixed + slope * width))
 
 
 def is_exhausted(error: Exception) -> bool:

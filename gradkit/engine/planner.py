@@ -106,12 +106,13 @@ def _can_choose(run: Run, settled: Plan) -> bool:
 
 
 class Probe(NamedTuple):
-    """Chunks of one width on the device, ready to be timed."""
+    """Chunks of one width on the device, ready to be timed; what compiling took, and the part of the segment in it."""
 
     run: Run
     chunk: chunks.Chunk
     tickets: object
     compile_seconds: float
+    segment_seconds: float
     num_bytes: int | None
 
 
@@ -133,7 +134,7 @@ def _measured(
     first = _time(probe, settled)
     samples = samples | {probe.run.program.width: first}
     started, budget = time.perf_counter(), max(BUDGET_SECONDS, BUDGET_SHARE * total / first.rate)
-    cost = first.compile_seconds
+    cost = probe.segment_seconds + 2 * PROBES * PROBE_SECONDS
     while (width := _untried(samples, most, fits)) and time.perf_counter() - started + cost < budget:
         try:
             samples = samples | {width: _time(_probe(run, settled, width, probe.chunk), settled)}
@@ -141,7 +142,6 @@ def _measured(
             if not memory.is_exhausted(error):
                 raise
             break
-        cost = samples[width].compile_seconds + 2 * PROBES * PROBE_SECONDS
     return samples
 
 
@@ -180,10 +180,11 @@ def _probe(run: Run, settled: Plan, width: int, like: chunks.Chunk | None) -> Pr
     else:
         chunk.lanes = here.members.lanes(members, here.device)
         chunk.state, chunk.growths = _copies(like, here.num_lanes)
+    begun = time.perf_counter()
     compiled = chunks.compile_segment(chunk)
-    seconds = time.perf_counter() - started
+    compile_seconds, segment_seconds = time.perf_counter() - started, time.perf_counter() - begun
     tickets = here.no_tickets() if here.source.is_lockstep else here.tickets(chunk.seeds, 0)
-    return Probe(here, chunk, tickets, seconds, memory.num_bytes(compiled))
+    return Probe(here, chunk, tickets, compile_seconds, segment_seconds, memory.num_bytes(compiled))
 
 
 def _copies(like: chunks.Chunk, num_lanes: int):

@@ -182,11 +182,10 @@ class Compiled(NamedTuple):
 def compiled(program: Program) -> Compiled:
     """The compiled functions of a program; forgetting the oldest also frees what its ``make`` holds on to."""
     bound = [functools.partial(fn, program) for fn in (_begin, _advance, _evaluate, _read)]
-    return Compiled(jax.jit(bound[0]), jax.jit(bound[1], donate_argnums=2), jax.jit(bound[2]), jax.jit(bound[3]))
+    return Compiled(*map(jax.jit, bound))
 
 
 select = jax.jit(trees.select_lanes)
-copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
 
 
 def _over_lanes(program: Program, fn: Callable, in_axes: tuple) -> Callable:
