@@ -4,7 +4,7 @@
 zero unless said otherwise, squares and roots are taken element by element. Every argument may be a Python number, a
 traced value or a schedule, which is asked for its value at step ``t - 1``. Defaults are optax's. With Python numbers an
 optimizer follows optax's to the bit, but for adam, adamw and nadam, which agree with them to rounding: their bias corrections
-are more exact, and they are faster (``transforms.scale_by_adam``). Moments have the dtype of the parameters.
+are more exact (``transforms.scale_by_adam``). Moments have the dtype of the parameters.
 """
 
 import optax

@@ -37,7 +37,7 @@ class Settings:
     them; a loop over one compiled scan; the best of a grid over widths, threads and host devices; PyTorch, one network after the
     other with fused Adam; torch.func's vmap over stacked parameters. All start from the same parameters and see the same batches.
     On an accelerator: gk.sweep, jit(vmap(scan)) and PyTorch in sequence. Nothing else should run on the machine meanwhile; a case
-    takes about four minutes, of which half a minute goes into the grid.
+    takes about four minutes, of which almost one goes into the grid.
 
     Examples:
       python -m experiments.bench.sweep

@@ -142,6 +142,7 @@ def _measured(
             if not memory.is_exhausted(error):
                 raise
             break
+        cost = samples[width].compile_seconds + 2 * PROBES * PROBE_SECONDS
     return samples
 
 

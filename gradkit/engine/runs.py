@@ -19,7 +19,7 @@ from gradkit.engine.segment import Blocks, Lanes, Program
 
 DISPATCH_SECONDS = 1.0  # a segment lasts about this long: progress and Ctrl-C stay live
 FIRST_STEPS = 16  # of the first segment, before it is known how long a step takes
-MOST_STEPS = 16384
+MOST_STEPS = 16384  # of a segment
 SEGMENT_BYTES = 2**23  # tickets and infos of a segment
 STREAM_BYTES = 2**26  # batches of a stream that one segment holds on the device
 

@@ -11,7 +11,7 @@ NUM_TERMS = 14  # of the series of expm1 at 1/2, for float64
 
 
 def scale_by_adam(b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-8, *, nesterov: bool = False) -> optax.GradientTransformation:
-    """Momentum over RMS, both freed of the bias of their start at zero: :func:`optax.scale_by_adam`, more exact and faster.
+    """Momentum over RMS, both freed of the bias of their start at zero: :func:`optax.scale_by_adam`, but more exact.
 
     optax takes ``1 - b**t`` in the precision of the updates, which loses up to 2e-4 of it, and divides three times a
     coordinate. Here the corrections are good to 2e-7 in float32, and the two scalar ones multiply. The state is optax's.
