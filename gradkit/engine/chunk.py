@@ -31,6 +31,7 @@ class Chunk:
         lanes: Their traced values and keys.
         state, growths: Where they stand; like the lanes ``None`` before :func:`begin`.
         expected: Which leaves of the state were finite at the start and must stay so, shape (m, leaves).
+        copy: Which of the equal executables of a segment it calls.
     """
 
     run: Run
@@ -41,6 +42,7 @@ class Chunk:
     state: Any = None
     growths: Any = None
     expected: np.ndarray | None = None
+    copy: int = 0
     seeds: list[int | None] = field(init=False)
 
     def __post_init__(self):
@@ -89,7 +91,7 @@ def rerun_of(chunk: Chunk, tickets: Any) -> Callable:
     run, blank = chunk.run, chunk.run.blank(chunk.run.num_lanes)
 
     def rerun(state, first, last):
-        state, _, finite = segment.compiled(run.program).advance(
+        state, _, finite = segment.compiled(run.program).advance(chunk.copy)(
             run.source.resident, chunk.lanes, state, blank, tickets, np.int32(first), np.int32(last)
         )
         return state, np.asarray(finite)
@@ -100,7 +102,7 @@ def rerun_of(chunk: Chunk, tickets: Any) -> Callable:
 def launch(chunk: Chunk, tickets: Any, num_steps: int) -> tuple:
     """Send off a segment from the chunk's state, which is kept for failures; what comes back is for :func:`settle`."""
     run = chunk.run
-    return segment.compiled(run.program).advance(
+    return segment.compiled(run.program).advance(chunk.copy)(
         run.source.resident,
         chunk.lanes,
         chunk.state,
@@ -225,4 +227,4 @@ def compile_segment(chunk: Chunk) -> Any:
     run = chunk.run
     tickets = run.no_tickets() if run.source.is_lockstep else run.tickets(chunk.seeds, 0)
     args = (run.source.resident, chunk.lanes, chunk.state, run.blank(run.num_lanes), tickets, np.int32(0), np.int32(0))
-    return segment.compiled(run.program).advance.lower(*args).compile()
+    return segment.compiled(run.program).advance(chunk.copy).lower(*args).compile()

@@ -20,23 +20,23 @@ from gradkit.contracts import Status
 from gradkit.engine import chunk as chunks
 from gradkit.engine import memory, moves
 from gradkit.engine.chunk import Chunk
+from gradkit.engine.executables import Executables
 from gradkit.engine.progress import Tally
 
 NO_ROOM = "out of memory: a single member needs more than there is; those it befell stopped where they stood"
 
 
 class Watch(NamedTuple):
-    """What the threads of a run share: who counts, who may interrupt, and which programs are compiled."""
+    """What the threads of a run share: who counts, who may interrupt, and what is compiled."""
 
     tally: Tally
     is_interrupted: threading.Event
-    compiled: set
-    compiling: threading.Lock
+    executables: Executables
 
 
 def watch(tally: Tally, is_interrupted: threading.Event) -> Watch:
     """The watch of a new run."""
-    return Watch(tally, is_interrupted, set(), threading.Lock())
+    return Watch(tally, is_interrupted, Executables())
 
 
 def drive(
@@ -77,7 +77,8 @@ def _through(chunk: Chunk, until: int, arrive: Callable, watch: Watch) -> list[C
 
 
 def _make_steps(chunk: Chunk, until: int, watch: Watch):
-    run = _ready(chunk, watch)
+    run = chunk.run
+    watch.executables.make_ready(chunk)
     draw = lambda start: run.tickets(chunk.seeds, start) if start < until else None  # noqa: E731
     tickets = draw(chunk.step)
     while chunk.step < until and chunk.is_live.any() and not watch.is_interrupted.is_set():
@@ -120,13 +121,13 @@ def _arrived(chunk: Chunk, arrive: Callable, watch: Watch) -> list[Chunk]:
 
 
 def _begun(chunk: Chunk, watch: Watch) -> list[Chunk]:
-    return _split_until_it_fits(chunk, lambda: _ready(chunk, watch), lambda half: _begun(half, watch), watch)
+    return _split_until_it_fits(chunk, lambda: watch.executables.make_ready(chunk), lambda half: _begun(half, watch), watch)
 
 
 def _one_segment(chunk: Chunk, tickets, stop: int, watch: Watch) -> list[Chunk]:
     def advance():
         if chunk.is_live.any() and chunk.step < stop:
-            _ready(chunk, watch)
+            watch.executables.make_ready(chunk)
             _segment(chunk, tickets, stop, lambda: None, watch)
 
     return _split_until_it_fits(chunk, advance, lambda half: _one_segment(half, tickets, stop, watch), watch)
@@ -134,28 +135,13 @@ def _one_segment(chunk: Chunk, tickets, stop: int, watch: Watch) -> list[Chunk]:
 
 def _segment(chunk: Chunk, tickets, stop: int, draw: Callable, watch: Watch):
     """Make the steps up to ``stop``; meanwhile draw what comes next, which is returned."""
-    started, num_steps = time.perf_counter(), stop - chunk.step
-    flight = chunks.launch(chunk, tickets, num_steps)
-    upcoming = draw()
-    chunks.settle(chunk, flight, tickets, stop, watch.tally)
-    chunk.run.pace.note(chunk.run.program.width, num_steps, started)
+    with watch.executables.lend(chunk):
+        started, num_steps = time.perf_counter(), stop - chunk.step
+        flight = chunks.launch(chunk, tickets, num_steps)
+        upcoming = draw()
+        chunks.settle(chunk, flight, tickets, stop, watch.tally)
+        chunk.run.pace.note(chunk.run.program.width, num_steps, started)
     return upcoming
-
-
-def _ready(chunk: Chunk, watch: Watch):
-    """Give a chunk its first state; the first one of a program compiles it, while others wait."""
-    key = (chunk.run.program, chunk.run.device)
-    if key in watch.compiled:
-        if chunk.state is None:
-            chunks.begin(chunk)
-        return chunk.run
-    with watch.compiling:
-        if chunk.state is None:
-            chunks.begin(chunk)
-        if key not in watch.compiled:
-            chunks.compile(chunk)
-        watch.compiled.add(key)
-    return chunk.run
 
 
 def _split_until_it_fits(chunk: Chunk, advance: Callable[[], None], again: Callable[[Chunk], list[Chunk]], watch: Watch):

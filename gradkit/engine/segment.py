@@ -170,10 +170,14 @@ def append(growths, block, made, start):
 
 
 class Compiled(NamedTuple):
-    """The programs of a ``Program``, compiled when first called: see the functions of these names."""
+    """The programs of a ``Program``, compiled when first called: see the functions of these names.
+
+    ``advance`` takes a number and gives one of several equal executables: on a CPU two calls at a time of the same one slow
+    each other down.
+    """
 
     begin: Callable
-    advance: Callable
+    advance: Callable[[int], Callable]
     evaluate: Callable
     read: Callable
 
@@ -181,8 +185,9 @@ class Compiled(NamedTuple):
 @functools.lru_cache(maxsize=PROGRAMS_KEPT)
 def compiled(program: Program) -> Compiled:
     """The compiled functions of a program; forgetting the oldest also frees what its ``make`` holds on to."""
-    bound = [functools.partial(fn, program) for fn in (_begin, _advance, _evaluate, _read)]
-    return Compiled(*map(jax.jit, bound))
+    begin, evaluate, read = (jax.jit(functools.partial(fn, program)) for fn in (_begin, _evaluate, _read))
+    advance = functools.cache(lambda copy: jax.jit(functools.partial(_advance, program)))
+    return Compiled(begin, advance, evaluate, read)
 
 
 select = jax.jit(trees.select_lanes)
