@@ -136,8 +136,8 @@ def run_down(halving, num_configurations, num_steps):
     [
         (243, Halving(min_steps=1), 81, [(243, 1), (81, 3), (27, 9), (9, 27), (3, 81)], 891),
         (81, Halving(min_steps=1), 81, [(81, 1), (27, 3), (9, 9), (3, 27), (1, 81)], 297),
-        (20, Halving(min_steps=10, eta=2), 75, [(20, 10), (10, 20), (5, 40), (2, 75)], 470),
-        (5, Halving(min_steps=1), 28, [(5, 1), (1, 3), (1, 9), (1, 27), (1, 28)], 32),
+        (20, Halving(min_steps=10, eta=2), 75, [(20, 10), (10, 20), (5, 75)], 575),
+        (5, Halving(min_steps=1), 28, [(5, 1), (1, 3), (1, 9), (1, 28)], 32),
         (243, Halving(min_steps=80), 81, [(243, 80), (81, 81)], 243 * 80 + 81),
         (7, Halving(min_steps=3, eta=1000), 2999, [(7, 3), (1, 2999)], 21 + 2996),
     ],
@@ -146,9 +146,11 @@ def test_budgets_are_those_of_the_table(num_configurations, halving, num_steps, 
     assert run_down(halving, num_configurations, num_steps) == (stretches, made)
 
 
-def test_the_end_is_no_rung():
+def test_the_last_stretch_is_no_shorter_than_the_others_but_for_the_first_rung():
+    assert rung_steps(Halving(min_steps=1), 80) == (1, 3, 9)
     assert rung_steps(Halving(min_steps=1), 81) == (1, 3, 9, 27)
-    assert rung_steps(Halving(min_steps=1), 82) == (1, 3, 9, 27, 81)
+    assert rung_steps(Halving(min_steps=1), 242) == (1, 3, 9, 27)
+    assert rung_steps(Halving(min_steps=1), 243) == (1, 3, 9, 27, 81)
     assert rung_steps(Halving(min_steps=5), 6) == (5,)
 
 

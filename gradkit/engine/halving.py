@@ -19,14 +19,18 @@ Configuration = tuple[int, ...]  # the members that differ in their seed alone
 class Halving:
     """Stop what does badly early: at each rung only the best configurations go on, from the state they have.
 
-    Rung k = 0, 1, ... stands after ``min_steps * eta**k`` steps, for as long as that is before the last step. Of n configurations
+    Rung k = 0, 1, ... stands after ``min_steps * eta**k`` steps, for as long as that is at most an eta-th of the run: a rung near
+    the end saves little, and drops what noise alone sets apart. The first always stands. Of n configurations
 
         max(1, floor(n / eta**(k + 1)))
 
-    pass rung k: 243 become 81, 27, 9, 3. Each stretch between rungs costs about the same: with R rungs all members together make
-    about ``n * min_steps * (1 + R * (1 - 1 / eta))`` steps. Configurations are ranked by the mean of the metric over their
-    members: all seeds of a configuration go on or stop together, and ties go to the one that stands first in the space. One with
-    a diverged member, or a metric that is not finite, never passes; fewer pass instead.
+    pass rung k: 243 become 81, 27, 9, 3. Each stretch between rungs costs about the same: with R rungs, the last after an eta-th
+    of the run, all members together make about ``n * min_steps * (1 + R * (1 - 1 / eta))`` steps. Configurations are ranked by
+    the mean of the metric over their members: all seeds of a configuration go on or stop together, and ties go to the one that
+    stands first in the space. One with a diverged member, or a metric that is not finite, never passes; fewer pass instead.
+
+    Where many configurations end about equally well, what is left after the last rung is a draw among them: with few finalists
+    the winner is a matter of luck. Start with more, or raise ``min_steps`` until a rung falls away.
 
     The loss of a step is that before its update: with ``min_steps=1`` and the training loss, the first rung ranks the starts.
     Members that are equal in all axes but the seed are one configuration.
@@ -88,18 +92,18 @@ def _share(tolerance) -> float:
 
 
 def rung_steps(halving: Halving, num_steps: int) -> tuple[int, ...]:
-    """The numbers of steps after which members are compared; the end of the run is no rung.
+    """The numbers of steps after which members are compared: the first, and those up to an eta-th of the run.
 
     Raises:
         ValueError: If the first rung is not before the end.
 
-    >>> rung_steps(Halving(min_steps=10, eta=2), 80)
-    (10, 20, 40)
+    >>> rung_steps(Halving(min_steps=10, eta=2), 80), rung_steps(Halving(min_steps=10, eta=2), 79)
+    ((10, 20, 40), (10, 20))
     """
     checks.require(halving.min_steps < num_steps, "halving.min_steps", f"be below the number of steps, {num_steps}",
                    halving.min_steps, "Lower it or make more steps, so that there is a rung before the last step.")  # fmt: skip
     rungs = [halving.min_steps]
-    while rungs[-1] * halving.eta < num_steps:
+    while rungs[-1] * halving.eta**2 <= num_steps:
         rungs.append(rungs[-1] * halving.eta)
     return tuple(rungs)
 
