@@ -37,16 +37,14 @@ class Settings:
     """Search learning rate and weight decay of AdamW for a classifier: every configuration to the end, with halving, with Optuna.
 
     All three train the same multi-layer perceptrons (two hidden layers of 128) at the same points, from the same initial weights,
-    on the same batches, and choose by the loss on the same validation examples. At a rung gradkit looks at the mean training loss
-    of the last steps, as Halving does unless told otherwise, Optuna at the validation loss. A winner is as good as the full
-    sweep's if its validation loss is at most one standard error higher: that of the full sweep's winner, over the validation
-    examples. In the first repetition gradkit's contestants also run with empty caches, and plan and compile. Writes a table and
-    a figure.
+    on the same batches, and choose by the loss on the same validation examples. At a rung gradkit ranks by the training loss (the
+    default of Halving), Optuna by the validation loss. A winner is as good as the full sweep's if its validation loss is at most
+    one standard error higher: that of the full sweep's winner, over the validation examples. In the first repetition gradkit's
+    contestants also run with empty caches, and plan and compile. Writes a table and a figure.
 
     Examples:
       python -m experiments.bench.halving
       python -m experiments.bench.halving --data mnist --data-dir DATA --repeats 10
-      python -m experiments.bench.halving --configurations 81 --seeds 3
     """
 
     data: str = "digits"
