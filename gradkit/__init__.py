@@ -3,7 +3,7 @@
 Flow: losses -> objective -> gradients -> transforms/optimizers -> descents -> engine -> fit, sweep -> results.
 """
 
-from gradkit import data, gradients, keys, losses, models, optimizers, schedules, transforms
+from gradkit import boosting, data, gradients, keys, losses, models, optimizers, schedules, transforms
 from gradkit.contracts import Descent, Hyper, Info, Source, Status
 from gradkit.data import drawn, stream
 from gradkit.descents import Stateful, descent
@@ -29,7 +29,7 @@ from gradkit.unrolls import unroll
 
 __all__ = [
     "Best", "Descent", "Fit", "Halving", "Hyper", "Info", "Objective", "Plan", "Source", "Space", "Stateful", "Status", "Sweep",
-    "choice", "data", "descent", "drawn", "fit", "geomspace", "gradients", "grid", "keys", "linspace", "log_uniform", "losses",
-    "models", "objective", "optimizers", "plan", "sample", "schedules", "static", "stream", "sweep", "transforms", "uniform",
-    "unroll", "zipped",
+    "boosting", "choice", "data", "descent", "drawn", "fit", "geomspace", "gradients", "grid", "keys", "linspace", "log_uniform",
+    "losses", "models", "objective", "optimizers", "plan", "sample", "schedules", "static", "stream", "sweep", "transforms",
+    "uniform", "unroll", "zipped",
 ]  # fmt: skip

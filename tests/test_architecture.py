@@ -15,7 +15,7 @@ ORDER = [
     "data gradients losses schedules spaces",
     "transforms",
     "optimizers",
-    "descents unrolls",
+    "boosting descents unrolls",
     "engine models report",
     "results",
     "fits sweeps",

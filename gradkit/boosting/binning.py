@@ -1,0 +1,215 @@
+"""Features become bins: a matrix of numbers flows in, small integers and the cuts between them flow out.
+
+Bin ``i`` of a feature holds ``cut[i - 1] < x <= cut[i]``; the last bin holds what is missing. Cuts stay on the host, for what a
+step needs are the bins alone: a model is compiled for their shape, never for where they were cut.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradkit import checks
+
+MOST_BINS = 256  # a bin is a uint8
+SAMPLED_ROWS = 200_000  # that quantiles are taken of
+
+
+class Cuts(NamedTuple):
+    """Where the features are cut.
+
+    Attributes:
+        edges: Per feature, the increasing upper edges of all bins but the last one; for a categorical feature its categories,
+            increasing.
+        names: The features' names, or ``None``.
+    """
+
+    edges: tuple[np.ndarray, ...]
+    names: tuple[str, ...] | None = None
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class Binned:
+    """Binned features; a pytree with one leaf.
+
+    Attributes:
+        codes: The bin of each example and feature, uint8 of shape (n, d).
+        num_bins: Bins of each feature, the one for missing values included, which is the last.
+        categorical: The categorical features' columns: their bins have no order.
+        has_missing: Whether a value is missing.
+        cuts: Where the features are cut; ``None`` inside a compiled program.
+    """
+
+    def __init__(self, codes: Any, num_bins: int, categorical: tuple[int, ...], has_missing: bool, cuts: Cuts | None = None):
+        self.codes, self.num_bins, self.categorical, self.has_missing, self.cuts = codes, num_bins, categorical, has_missing, cuts
+
+    def like(self, features: Any) -> Binned:
+        """Bin other examples by the same cuts; a category that was not there before counts as missing.
+
+        Raises:
+            ValueError: If the number of features differs.
+        """
+        checks.require(self.cuts is not None, "binned", "know its cuts", checks.Described("one from inside a program"),
+                       "Call it on what gk.boosting.bin returned.")  # fmt: skip
+        features, _ = _as_matrix(features)
+        checks.require(features.shape[1] == len(self.cuts.edges), "features", f"have {len(self.cuts.edges)} columns",
+                       features.shape[1], "Pass the features that were binned, in their order.")  # fmt: skip
+        return _binned(features, self.cuts, self.num_bins, self.categorical)
+
+    def __len__(self) -> int:
+        return self.codes.shape[0]
+
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, np.shape(self.codes)))
+        return f"Binned({shape}, {self.num_bins} bins{f', categorical {self.categorical}' if self.categorical else ''})"
+
+    def tree_flatten_with_keys(self):
+        """The bins are the leaf; all else but the cuts is part of the structure."""
+        return ((jax.tree_util.GetAttrKey("codes"), self.codes),), (self.num_bins, self.categorical, self.has_missing)
+
+    @classmethod
+    def tree_unflatten(cls, structure, leaves):
+        """The inverse, without cuts."""
+        return cls(leaves[0], *structure)
+
+
+def bin(features: Any, *, bins: int = 256, categorical: Sequence[int | str] = (), weights: Any = None) -> Binned:
+    """Cut every feature into bins: between its values if they are few, else at quantiles.
+
+    Cuts come from these examples alone, so bin the training part and use ``binned.like(...)`` for the rest. Missing values (NaN,
+    or ``None`` in a table) have the last bin to themselves; infinite ones go to the first and the last bin of numbers.
+
+    Args:
+        features: Shape (n, d): numbers, or a table with named columns.
+        bins: At most so many per feature, from 3 to 256, the one for missing values included. 64 serve accelerators well.
+        categorical: Columns, by position or name, whose values have no order; each of at most ``bins - 1`` different values.
+        weights: Shape (n,): quantiles count each example so often. Examples of weight zero are not looked at.
+
+    Raises:
+        TypeError, ValueError: If something is no number, there are no examples, or a category has too many values.
+
+    References:
+        Ke et al., LightGBM, 2017. https://papers.nips.cc/paper/6907
+
+    >>> binned = bin(np.array([[0.5], [1.5], [np.nan], [0.5]]), bins=4)
+    >>> binned.codes.tolist(), binned.cuts.edges[0].tolist()
+    ([[0], [1], [3], [0]], [1.0])
+    >>> binned.like(np.array([[-9.0], [9.0]])).codes.tolist()
+    [[0], [1]]
+    """
+    remedy = f"A bin is a uint8: {MOST_BINS} are the most, with the one for missing values."
+    bins = checks.whole_number("bins", bins, at_least=3, remedy=remedy)
+    checks.require(bins <= MOST_BINS, "bins", f"be at most {MOST_BINS}", bins, remedy)
+    features, names = _as_matrix(features)
+    categorical = _columns(categorical, names, features.shape[1])
+    counted = _counted(features, weights)
+    kinds = [_find_categories if column in categorical else _find_cuts for column in range(features.shape[1])]
+    edges = tuple(_map(lambda column: kinds[column](*(part[column] for part in counted), bins, column), range(len(kinds))))
+    return _binned(features, Cuts(edges, names), bins, categorical)
+
+
+def _binned(features: np.ndarray, cuts: Cuts, num_bins: int, categorical: tuple[int, ...]) -> Binned:
+    codes = _encode(features, cuts.edges, num_bins, categorical)
+    return Binned(jnp.asarray(codes), num_bins, categorical, bool((codes == num_bins - 1).any()), cuts)
+
+
+def _as_matrix(features: Any) -> tuple[np.ndarray, tuple[str, ...] | None]:
+    names = tuple(map(str, features.columns)) if hasattr(features, "columns") else None
+    remedy = "Encode words as numbers, and missing values as NaN."
+    try:
+        matrix = np.asarray(features)
+        matrix = matrix if matrix.dtype in (np.float32, np.float64) else matrix.astype(np.float64)
+    except (TypeError, ValueError):
+        checks.refuse("features", "hold numbers", checks.Described(f"a {type(features).__name__}"), remedy, error=TypeError)
+    checks.require(matrix.ndim == 2, "features", "have shape (n, d)", matrix.shape, "Reshape a single feature by X[:, None].")
+    checks.require(min(matrix.shape) > 0, "features", "hold an example and a feature", matrix.shape, "Look at what left none.")
+    return matrix, names
+
+
+def _columns(categorical: Sequence[int | str], names: tuple[str, ...] | None, num_features: int) -> tuple[int, ...]:
+    known = {name: column for column, name in enumerate(names or ())}
+    columns = tuple(sorted(known.get(column, column) for column in categorical))
+    is_there = all(isinstance(column, (int, np.integer)) and 0 <= column < num_features for column in columns)
+    checks.require(is_there, "categorical", f"name columns from 0 to {num_features - 1}{', or by their names' if names else ''}",
+                   list(categorical), "Give positions in the matrix.")  # fmt: skip
+    return tuple(map(int, columns))
+
+
+def _counted(features: np.ndarray, weights: Any) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
+    """Per feature, the values to be cut, and how much each counts."""
+    if weights is None:
+        rows = _sample(np.arange(len(features)))
+        return list(features[rows].T), [None] * features.shape[1]
+    weights = np.asarray(weights, float)
+    checks.require(weights.shape == features.shape[:1], "weights", f"have shape ({len(features)},)", weights.shape,
+                   "Give one number per example.")  # fmt: skip
+    is_sound = np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0
+    checks.require(is_sound, "weights", "be at least 0, finite, and not all 0", weights, "Leave them out to count all alike.")
+    rows = _sample(np.flatnonzero(weights > 0))
+    return list(features[rows].T), [weights[rows]] * features.shape[1]
+
+
+def _sample(rows: np.ndarray) -> np.ndarray:
+    return rows if len(rows) <= SAMPLED_ROWS else np.sort(np.random.default_rng(0).choice(rows, SAMPLED_ROWS, replace=False))
+
+
+def _find_cuts(values: np.ndarray, weights: np.ndarray | None, bins: int, column: int) -> np.ndarray:
+    """The upper edges of all bins of numbers but the last."""
+    is_there = ~np.isnan(values)
+    values, counts = _distinct(values[is_there], None if weights is None else weights[is_there])
+    if len(values) > bins - 1:
+        shares = np.cumsum(counts) / np.sum(counts)
+        last = np.searchsorted(shares, np.arange(1, bins - 1) / (bins - 1), side="left")
+        last = np.unique(np.minimum(last, len(values) - 2))
+    else:
+        last = np.arange(max(len(values) - 1, 0))
+    return _between(values[last], values[last + 1]) if len(last) else values[:0]
+
+
+def _distinct(values: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    if weights is None:
+        return np.unique(values, return_counts=True)
+    distinct, inverse = np.unique(values, return_inverse=True)
+    return distinct, np.bincount(inverse, weights, len(distinct))
+
+
+def _between(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Midpoints, of the same dtype: at least ``low``, below ``high``, finite."""
+    limit = np.finfo(low.dtype).max
+    low, high = np.clip(low, -limit, limit), np.clip(high, -limit, limit)
+    middle = low + (high / 2 - low / 2)
+    return np.where((low <= middle) & (middle < high), middle, low)
+
+
+def _find_categories(values: np.ndarray, weights: np.ndarray | None, bins: int, column: int) -> np.ndarray:
+    categories = np.unique(values[~np.isnan(values)])
+    checks.require(len(categories) <= bins - 1, f"features[:, {column}]", f"have at most {bins - 1} categories", len(categories),
+                   "Join rare ones, or leave the column out of `categorical`.")  # fmt: skip
+    return categories
+
+
+def _encode(features: np.ndarray, edges: Sequence[np.ndarray], num_bins: int, categorical: tuple[int, ...]) -> np.ndarray:
+    codes = np.empty(features.shape[::-1], np.uint8)
+
+    def encode(column):
+        values, own = np.ascontiguousarray(features[:, column]), edges[column].astype(features.dtype)
+        code = np.searchsorted(own, values)
+        if column in categorical:
+            is_known = own[np.minimum(code, len(own) - 1)] == values if len(own) else np.zeros(len(values), bool)
+            code = np.where(is_known, code, num_bins - 1)
+        codes[column] = np.where(np.isnan(values), num_bins - 1, code)
+
+    _map(encode, range(features.shape[1]))
+    return np.ascontiguousarray(codes.T)
+
+
+def _map(function: Callable, items: Sequence) -> list:
+    """In threads: numpy lets go of the interpreter while it sorts and searches."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(function, items))

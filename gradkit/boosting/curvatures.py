@@ -1,0 +1,148 @@
+"""How a loss bends: a one-example loss flows in; gradients and curvatures of all examples flow out, by autodiff alone.
+
+The curvature decides which splits are found and how far a leaf goes. It must not be negative, so that sums and differences of it
+are not; a policy says where it comes from:
+
+- ``"diagonal"``: the second derivative in each score, negative ones as 0;
+- ``"block"``: the whole matrix of second derivatives, made positive semi-definite, for losses that couple a few scores;
+- ``"unit"``: 1, for losses without a curvature to speak of; leaves are then found by bisection (one score) or by a line search;
+- a function ``(score, target) -> (k, k)`` or, for a scalar score, a scalar: your own, positive semi-definite, such as
+  :func:`gauss_newton` makes, or a Fisher information.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Literal, jaxpr_as_fun
+
+from gradkit import checks, losses
+
+POLICIES = ("diagonal", "block", "unit")
+DECLARED = {
+    losses.absolute: "unit", losses.quantile: "unit", losses.hinge: "unit", losses.huber: "unit",
+    losses.squared: "diagonal", losses.log_cosh: "diagonal", losses.poisson: "diagonal", losses.logistic: "diagonal",
+    losses.softmax: "diagonal", losses.focal: "diagonal",
+}  # fmt: skip
+
+
+class Derivatives(NamedTuple):
+    """Of one loss, over examples; scores always have a last axis of outputs.
+
+    Attributes:
+        value: ``(scores (n, k), targets) -> (n,)``.
+        gradient: ``(scores, targets) -> (n, k)``.
+        curvature: ``(scores, targets) -> (n, k)``: the diagonal that splits are judged by, at least 0.
+        matrix: ``(scores, targets) -> (n, k, k)``, where leaves are solved with more than the diagonal; else ``None``.
+        has_curvature: Whether leaves may rely on the curvature.
+    """
+
+    value: Callable
+    gradient: Callable
+    curvature: Callable
+    matrix: Callable | None
+    has_curvature: bool
+
+
+def declared(loss: Callable) -> str | None:
+    """The policy of one of ``gk.losses``, with or without fixed parameters; ``None`` for any other loss.
+
+    >>> declared(functools.partial(losses.quantile, level=0.9))
+    'unit'
+    """
+    while isinstance(loss, functools.partial):
+        loss = loss.func
+    return DECLARED.get(loss)
+
+
+def _default(loss: Callable, own: Callable, score: Any, target: Any) -> str:
+    return declared(loss) or ("diagonal" if _bends(own, score, target) else "unit")
+
+
+def _bends(loss: Callable, score: Any, target: Any) -> bool:
+    """Whether the second derivative depends on anything: that of a loss of straight pieces is a constant 0."""
+    closed = jax.make_jaxpr(functools.partial(_diagonal, loss))(score, target)
+    known = set(closed.jaxpr.constvars)
+    for equation in closed.jaxpr.eqns:
+        if all(isinstance(var, Literal) or var in known for var in equation.invars):
+            known.update(equation.outvars)
+    [out] = closed.jaxpr.outvars
+    if not (isinstance(out, Literal) or out in known):
+        return True
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (score, target))
+    return bool((jaxpr_as_fun(closed)(*jax.tree.leaves(zeros))[0] != 0).any())
+
+
+def derivatives(loss: Callable, num_outputs: int | None, curvature: Any, score: Any, target: Any) -> Derivatives:
+    """The derivatives of a loss under a policy.
+
+    Args:
+        loss: ``(score, target) -> scalar`` for one example; the score is a scalar, or (k,) with ``num_outputs=k``.
+        num_outputs: ``None`` for a scalar score.
+        curvature: A policy; ``None`` for the declared one.
+        score, target: Of one example, as shapes; the score has an axis of outputs.
+    """
+    own = loss if num_outputs is not None else lambda score, target: loss(score[0], target)
+    policy = _default(loss, own, score, target) if curvature is None else curvature
+    if not callable(policy):
+        checks.one_of("curvature", policy, POLICIES)
+    value, gradient = jax.vmap(own), jax.vmap(jax.grad(own))
+    if policy == "unit":
+        return Derivatives(value, gradient, lambda scores, targets: jnp.ones_like(scores), None, False)
+    if policy == "diagonal":
+        return Derivatives(
+            value, gradient, jax.vmap(lambda score, target: jnp.maximum(_diagonal(own, score, target), 0)), None, True
+        )
+    matrix = _semidefinite(jax.hessian(own)) if policy == "block" else _as_matrix(policy, num_outputs)
+    diagonal = jax.vmap(lambda score, target: jnp.maximum(jnp.diagonal(matrix(score, target)), 0))
+    is_coupled = num_outputs is not None and num_outputs > 1
+    return Derivatives(value, gradient, diagonal, jax.vmap(matrix) if is_coupled else None, True)
+
+
+def gauss_newton(outer: Callable, inner: Callable) -> Callable:
+    """The curvature ``J' l'' J`` of ``outer(inner(score), target)``: positive semi-definite where ``outer`` is convex.
+
+    Args:
+        outer: ``(prediction, target) -> scalar``, convex in the prediction, which may be an array.
+        inner: ``score -> prediction``.
+
+    >>> curve = gauss_newton(lambda p, t: (p - t) ** 2, jnp.exp)
+    >>> float(curve(jnp.array(0.0), 5.0))
+    2.0
+    """
+
+    def curvature(score, target):
+        score = jnp.asarray(score)
+        prediction, jacobian = inner(score), jax.jacobian(inner)(score)
+        bend = jax.hessian(outer)(prediction, target)
+        flat = jacobian.reshape(prediction.size, score.size)
+        matrix = flat.T @ bend.reshape(prediction.size, prediction.size) @ flat
+        return matrix.reshape(score.shape * 2)
+
+    return curvature
+
+
+def _diagonal(loss: Callable, score: jax.Array, target: Any) -> jax.Array:
+    slope = jax.grad(loss)
+    bend = lambda unit: jnp.vdot(unit, jax.jvp(lambda s: slope(s, target), (score,), (unit,))[1])  # noqa: E731
+    return jax.vmap(bend)(jnp.eye(len(score), dtype=score.dtype))
+
+
+def _semidefinite(hessian: Callable) -> Callable:
+    """The nearest matrix without negative eigenvalues."""
+
+    def matrix(score, target):
+        values, vectors = jnp.linalg.eigh(hessian(score, target))
+        return (vectors * jnp.maximum(values, 0)) @ vectors.T
+
+    return matrix
+
+
+def _as_matrix(curvature: Callable, num_outputs: int | None) -> Callable:
+    if num_outputs is not None:
+        return curvature
+    return lambda score, target: jnp.reshape(curvature(score[0], target), (1, 1))

@@ -1,0 +1,142 @@
+"""A loss and the form of its trees flow in; a ``Descent`` in function space flows out, whose step fits a tree to the gradient.
+
+The scores of the examples play the part of the parameters: they are the state. A step takes gradient and curvature of the loss
+there, grows a tree along them, solves its leaves, and moves the scores by a share of it. The tree is the step's growth.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from gradkit import checks
+from gradkit.boosting import steps
+from gradkit.boosting.problems import Settings
+from gradkit.boosting.splits import Penalties
+from gradkit.contracts import Descent
+
+MOST_DEPTH = 10
+
+
+def descent(
+    loss: Callable,
+    *,
+    learning_rate: Any,
+    depth: int = 6,
+    num_outputs: int | None = None,
+    curvature: Any = None,
+    l1: Any = 0.0,
+    l2: Any = 1.0,
+    gamma: Any = 0.0,
+    min_child_weight: Any = 1.0,
+    min_child_samples: Any = 1,
+    max_delta_step: Any = math.inf,
+    subsample: Any = 1.0,
+    colsample_bytree: Any = 1.0,
+    colsample_bylevel: Any = 1.0,
+    monotone: Sequence[int] | None = None,
+    oblivious: bool = False,
+    newton_steps: int = 1,
+    nesterov: bool = False,
+    fold: Any = None,
+    patience: int | None = None,
+    deterministic: bool = False,
+) -> Descent:
+    """Boost trees along the gradient of any loss: a step grows one tree.
+
+        g, h   = gradient and curvature of the loss at the scores
+        tree   = the splits of most gain for (g, h), and in each leaf the weight of least loss
+        scores = scores + learning_rate * tree
+
+    Args:
+        loss: ``(score, target) -> scalar`` of one example: one of ``gk.losses``, or any pure function. Nothing else is asked:
+            gradient and curvature come from it, the intercept is the constant of least loss.
+        learning_rate: The share of each tree: a number, a traced scalar, or a schedule ``count -> share``.
+        depth: Levels of splits of every tree, from 1 to 10. Static, unlike all the numbers that follow.
+        num_outputs: ``k`` where the score of an example is a vector of shape (k,), as for ``losses.softmax``; a tree then has a
+            vector in each leaf. Static.
+        curvature: ``"diagonal"``, ``"block"``, ``"unit"`` or a function; see ``boosting.curvatures``. By default what the loss
+            is known for; a loss without second derivative gets ``"unit"``, any other ``"diagonal"``.
+        l1, l2, gamma, min_child_weight, min_child_samples, max_delta_step: See :class:`~gradkit.boosting.splits.Penalties`.
+        subsample: The share of the examples that a tree is grown on, each drawn by itself.
+        colsample_bytree, colsample_bylevel: The share of the features that a tree may use, and of those, each of its levels.
+        monotone: Per feature 1 where the score must not fall as it grows, -1 where it must not rise, else 0. For one output.
+        oblivious: Whether all nodes of a level share their split.
+        newton_steps: Newton steps to the weights of leaves.
+        nesterov: Whether the gradient is taken ahead of the model; faster, and sooner overfitted, so give ``patience``.
+        fold: The examples with this number in ``Examples.fold`` are held out: they weigh nothing, and
+            ``info.metrics["held_out_loss"]`` is their mean loss after the step.
+        patience: Trees without a lower held-out loss after which no more grow; the model ends with the best one. Static.
+        deterministic: Whether sums are taken in whole numbers, so that their order changes no bit.
+
+    Returns:
+        A ``Descent`` whose data are ``(binned, targets)``, ``(binned, targets, weights)`` or ``Examples``, taken whole
+        (``batch_size=None``). It returns an ``Ensemble``; see :func:`~gradkit.boosting.prediction.predict`.
+
+    Raises:
+        TypeError, ValueError: If an argument breaks its rule.
+
+    References:
+        Friedman, Greedy function approximation, 2001. https://doi.org/10.1214/aos/1013203451
+        Chen & Guestrin, XGBoost, 2016. https://arxiv.org/abs/1603.02754
+        Lu et al., Accelerating gradient boosting machine, 2020. https://arxiv.org/abs/1903.08708
+
+    >>> import jax, jax.numpy as jnp
+    >>> from gradkit import losses
+    >>> from gradkit.boosting import bin, predict
+    >>> data = bin(jnp.arange(8.0)[:, None]), jnp.arange(8.0)
+    >>> booster = descent(losses.squared, learning_rate=1.0, depth=3, l2=0.0)
+    >>> state, info, tree = booster.step(booster.init(jax.random.key(0), data, None), data)
+    >>> predict(booster.params(state, jax.tree.map(lambda leaf: leaf[None], tree)), data[0]).tolist()
+    [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
+    """
+    checks.require(callable(loss), "loss", "be a function (score, target) -> scalar", loss,
+                   "Take one of gk.losses, or write your own.", error=TypeError)  # fmt: skip
+    depth = checks.whole_number("depth", depth, at_least=1, remedy="It counts the levels of splits.")
+    checks.require(depth <= MOST_DEPTH, "depth", f"be at most {MOST_DEPTH}", depth, "A tree of that depth has 1,024 leaves.")
+    if num_outputs is not None:
+        num_outputs = checks.whole_number("num_outputs", num_outputs, at_least=1, remedy="Leave it out for a scalar score.")
+    if patience is not None:
+        patience = checks.whole_number("patience", patience, at_least=1, remedy="It counts trees.")
+        checks.require(fold is not None, "patience", "come with `fold`", patience, "Say which examples are held out.")
+    if monotone is not None:
+        monotone = _check_monotone(monotone, num_outputs)
+    newton_steps = checks.whole_number("newton_steps", newton_steps, at_least=1, remedy="1 is classical boosting.")
+    for name, share in (
+        ("subsample", subsample),
+        ("colsample_bytree", colsample_bytree),
+        ("colsample_bylevel", colsample_bylevel),
+    ):
+        _check_range(name, share, 0, 1, "lie above 0 and be at most 1")
+    if not callable(learning_rate):
+        _check_range("learning_rate", learning_rate, 0, math.inf, "be above 0 and finite")
+    penalties = Penalties(l1, l2, gamma, min_child_weight, min_child_samples, max_delta_step)
+    for name, value in zip(penalties._fields, penalties):
+        checks.require(not isinstance(value, (int, float)) or value >= 0, name, "be at least 0", value, "0 turns it off.")
+    settings = Settings(
+        loss, learning_rate, depth, num_outputs, curvature, penalties, subsample, colsample_bytree, colsample_bylevel, monotone,
+        oblivious, newton_steps, nesterov, fold, patience, deterministic,
+    )  # fmt: skip
+    return Descent(
+        init=lambda key, data, validation: steps.begin(settings, key, data),
+        step=functools.partial(steps.advance, settings),
+        params=functools.partial(steps.finish, settings),
+        loss=functools.partial(steps.loss, settings),
+    )
+
+
+def _check_monotone(monotone: Sequence[int], num_outputs: int | None) -> tuple[int, ...]:
+    signs = tuple(int(sign) for sign in monotone)
+    remedy = "Give 1, -1 or 0 for each feature."
+    checks.require(set(signs) <= {-1, 0, 1}, "monotone", "hold 1, -1 and 0", list(monotone), remedy)
+    checks.require(num_outputs in (None, 1), "monotone", "come with a single output", checks.Described(f"{num_outputs} outputs"),
+                   "Leave it out.")  # fmt: skip
+    return signs
+
+
+def _check_range(name: str, value: Any, low: Any, high: Any, rule: str):
+    is_known = isinstance(value, (int, float)) and not isinstance(value, bool)
+    is_in = not is_known or (low < value <= high and math.isfinite(value))
+    checks.require(is_in, name, rule, value, "It is a share.")

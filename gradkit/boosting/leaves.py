@@ -1,0 +1,186 @@
+"""The values of leaves: where each example is and what it loses flow in, one weight per leaf flows out.
+
+    minimize over c:   sum over the leaf's examples of w L(y, score + c)  +  l2/2 |c|**2  +  l1 |c|
+
+A loss with curvature takes Newton steps, halved until the leaf loses no more than before; a convex loss of one score without
+curvature is solved by bisection, to the middle of its flat minimum. The intercept of a model is one leaf with all examples.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gradkit.boosting.curvatures import Derivatives
+from gradkit.boosting.growing import Bounds
+from gradkit.boosting.splits import Penalties, Sums, weight
+
+HALVINGS = 30
+SLACK = 1e-6  # of the leaf's loss: what rounding may add to it
+DOUBLINGS, BISECTIONS = 60, 40
+INTERCEPT_STEPS = 100
+
+
+class Rows(NamedTuple):
+    """Examples in leaves.
+
+    Attributes:
+        scores: Shape (n, k).
+        targets: Pytree that leads with examples.
+        weights: Shape (n,).
+        leaf: int32 (n,).
+        num_leaves: How many there are.
+    """
+
+    scores: jax.Array
+    targets: Any
+    weights: jax.Array
+    leaf: jax.Array
+    num_leaves: int
+
+    def sum(self, values: jax.Array) -> jax.Array:
+        """Weighted sums per leaf of what leads with examples."""
+        weights = self.weights.reshape(-1, *[1] * (values.ndim - 1))
+        blank = jnp.zeros((self.num_leaves, *values.shape[1:]), values.dtype)
+        return blank.at[self.leaf].add(weights * values, mode="promise_in_bounds")
+
+    def moved(self, value: jax.Array) -> jax.Array:
+        """The scores with the value of each leaf added, shape (n, k)."""
+        return self.scores + value[self.leaf]
+
+
+def solve(
+    rows: Rows, derivatives: Derivatives, penalties: Penalties, *, bounds: Bounds | None = None, steps: int = 1
+) -> jax.Array:
+    """The weights of all leaves, shape (leaves, k).
+
+    Args:
+        rows: The examples and where they are.
+        derivatives: Of the loss.
+        penalties: Those on weights.
+        bounds: Between which values the weights must lie.
+        steps: Newton steps.
+    """
+    if not derivatives.has_curvature and rows.scores.shape[1] == 1:
+        value = jnp.clip(_bisect(rows, derivatives, penalties), -penalties.max_delta_step, penalties.max_delta_step)
+    else:
+        value = jnp.zeros((rows.num_leaves, rows.scores.shape[1]), rows.scores.dtype)
+        for _ in range(steps):
+            value = _newton(rows, derivatives, penalties, value)
+    return value if bounds is None else jnp.clip(value, bounds.low[:, None], bounds.high[:, None])
+
+
+def intercept(rows: Rows, derivatives: Derivatives) -> jax.Array:
+    """The constant that minimizes the loss of all examples, shape (k,); there must be one leaf."""
+    penalties = Penalties(l2=0.0)
+    if not derivatives.has_curvature and rows.scores.shape[1] == 1:
+        return _bisect(rows, derivatives, penalties)[0]
+
+    def is_going(carry):
+        step, value, last = carry
+        return (step < INTERCEPT_STEPS) & (jnp.abs(value - last) > SLACK * (1 + jnp.abs(value))).any()
+
+    def advance(carry):
+        step, value, _ = carry
+        return step + 1, _newton(rows, derivatives, penalties, value), value
+
+    zero = jnp.zeros((1, rows.scores.shape[1]), rows.scores.dtype)
+    return jax.lax.while_loop(is_going, advance, (0, zero, zero + jnp.inf))[1][0]
+
+
+def _newton(rows: Rows, derivatives: Derivatives, penalties: Penalties, start: jax.Array) -> jax.Array:
+    """One step from a value per leaf, halved where it would raise the leaf's loss."""
+    scores = rows.moved(start)
+    gradient = rows.sum(derivatives.gradient(scores, rows.targets))
+    if derivatives.matrix is None:
+        target = _diagonal_target(rows, derivatives, penalties, start, scores, gradient)
+    else:
+        target = _block_target(rows, derivatives, penalties, start, scores, gradient)
+    limit = penalties.max_delta_step
+    full = jnp.clip(target, -limit, limit) - start
+    before = _losses(rows, derivatives, penalties, start)
+
+    def is_worse(share):
+        after = _losses(rows, derivatives, penalties, start + share[:, None] * full)
+        return ~(after <= before + SLACK * jnp.abs(before))
+
+    def halve(carry):
+        count, share, worse = carry
+        share = jnp.where(worse, share / 2, share)
+        return count + 1, share, is_worse(share)
+
+    share = jnp.ones(rows.num_leaves, full.dtype)
+    is_going = lambda carry: (carry[0] < HALVINGS) & carry[2].any()  # noqa: E731
+    _, share, worse = jax.lax.while_loop(is_going, halve, (0, share, is_worse(share)))
+    return start + jnp.where(worse, 0, share)[:, None] * full
+
+
+def _diagonal_target(rows, derivatives, penalties, start, scores, gradient):
+    """Where each weight's own quadratic is least: with ``G - H c0`` for the gradient at zero."""
+    curvature = rows.sum(derivatives.curvature(scores, rows.targets))
+    return weight(Sums(gradient - curvature * start, curvature, None), penalties._replace(max_delta_step=jnp.inf))
+
+
+def _block_target(rows, derivatives, penalties, start, scores, gradient):
+    """The same with the whole matrix; the gradient is shrunk by ``l1`` as for single weights."""
+    matrix = rows.sum(derivatives.matrix(scores, rows.targets))
+    pull = gradient - jnp.einsum("jkl,jl->jk", matrix, start)
+    pull = jnp.sign(pull) * jnp.maximum(jnp.abs(pull) - penalties.l1, 0)
+    size = jnp.trace(matrix, axis1=1, axis2=2)[:, None, None]
+    unit = jnp.eye(matrix.shape[-1], dtype=matrix.dtype)[None]
+    ridge = jnp.maximum(penalties.l2, 1e-6 * size + 1e-30) * unit
+    return -jnp.linalg.solve(matrix + ridge, pull[..., None])[..., 0]
+
+
+def _losses(rows: Rows, derivatives: Derivatives, penalties: Penalties, value: jax.Array) -> jax.Array:
+    penalty = (penalties.l2 / 2 * value**2 + penalties.l1 * jnp.abs(value)).sum(-1)
+    return rows.sum(derivatives.value(rows.moved(value), rows.targets)) + penalty
+
+
+def _bisect(rows: Rows, derivatives: Derivatives, penalties: Penalties) -> jax.Array:
+    """The middle of where the slope of each leaf's loss changes sign, shape (leaves, 1)."""
+
+    def slope(value):
+        own = rows.sum(derivatives.gradient(rows.moved(value), rows.targets))
+        return own + penalties.l2 * value + penalties.l1 * jnp.sign(value)
+
+    (low, has_low), (high, has_high) = (
+        _boundary(lambda value: slope(value) >= 0, rows),
+        _boundary(lambda value: slope(value) > 0, rows),
+    )
+    low, high = jnp.where(has_low, low, high), jnp.where(has_high, high, low)
+    return jnp.where(has_low | has_high, (low + high) / 2, 0)
+
+
+def _boundary(is_beyond, rows: Rows) -> tuple[jax.Array, jax.Array]:
+    """The least value per leaf from which on something holds, and whether there is one.
+
+    A bracket is doubled until it holds the value, then halved.
+    """
+    zero = jnp.zeros((rows.num_leaves, 1), rows.scores.dtype)
+    is_down = is_beyond(zero)  # then the boundary is at or below zero
+    sign = jnp.where(is_down, -1.0, 1.0).astype(zero.dtype)
+
+    def is_outside(edge):
+        return is_beyond(sign * edge) == is_down
+
+    def widen(carry):
+        count, edge, outside = carry
+        edge = jnp.where(outside, edge * 2, edge)
+        return count + 1, edge, is_outside(edge)
+
+    edge = zero + 1
+    is_going = lambda carry: (carry[0] < DOUBLINGS) & carry[2].any()  # noqa: E731
+    _, edge, outside = jax.lax.while_loop(is_going, widen, (0, edge, is_outside(edge)))
+    low, high = jnp.where(is_down, -edge, 0), jnp.where(is_down, 0, edge)
+
+    def halve(_, carry):
+        low, high = carry
+        middle = (low + high) / 2
+        beyond = is_beyond(middle)
+        return jnp.where(beyond, low, middle), jnp.where(beyond, middle, high)
+
+    low, high = jax.lax.fori_loop(0, BISECTIONS, halve, (low, high))
+    return (low + high) / 2, ~outside

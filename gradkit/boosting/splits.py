@@ -1,0 +1,211 @@
+"""The best split of every node: histograms flow in, one split per node flows out.
+
+With ``S(G) = sign(G) max(|G| - l1, 0)`` the weight of a node is ``w = -S(G) / (H + l2)``, clipped to ``max_delta_step``, and its
+score ``-(2 G w + (H + l2) w**2 + 2 l1 |w|)``, without a factor 1/2, as XGBoost, LightGBM and scikit-learn count it. The gain of a
+split is the score of both children less that of the node, summed over outputs. Ties go to the lowest feature, then to the lowest
+bin.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+ROUNDING = 1e-6  # of a node's score: a gain below that is rounding
+SMOOTHING = 10.0  # added to the curvature of a category before categories are put in order
+
+
+class Penalties(NamedTuple):
+    """What holds a tree back; numbers or traced scalars.
+
+    Attributes:
+        l1, l2: On the weights of leaves.
+        gamma: The gain that a split must exceed.
+        min_child_weight: The least sum of curvatures in a child, mean over outputs.
+        min_child_samples: The least number of examples in a child.
+        max_delta_step: The largest weight, before shrinkage; infinite for no limit.
+    """
+
+    l1: Any = 0.0
+    l2: Any = 1.0
+    gamma: Any = 0.0
+    min_child_weight: Any = 1.0
+    min_child_samples: Any = 1
+    max_delta_step: Any = jnp.inf
+
+
+class Sums(NamedTuple):
+    """What a histogram adds up: gradients and curvatures of each output ``(..., k)``, and the number of examples ``(...)``."""
+
+    gradient: jax.Array
+    curvature: jax.Array
+    count: jax.Array
+
+
+class Bounds(NamedTuple):
+    """Between which values the weights of a node and all below it must lie, shape (j,) each."""
+
+    low: jax.Array
+    high: jax.Array
+
+
+class Split(NamedTuple):
+    """One split per node.
+
+    Attributes:
+        gain: Shape (j,); ``-inf`` where none is allowed.
+        feature: int32 (j,).
+        cut: int32 (j,): bins up to this one go left, in the order of the bins, or of the categories' ranks.
+        is_missing_left: bool (j,).
+        ranks: The rank of each category of the chosen feature, shape (j, b - 1); ``None`` without categorical features.
+        left, right: The sums of the children.
+    """
+
+    gain: jax.Array
+    feature: jax.Array
+    cut: jax.Array
+    is_missing_left: jax.Array
+    ranks: jax.Array | None
+    left: Sums
+    right: Sums
+
+
+def unstack(channels: jax.Array, axis: int = -1) -> Sums:
+    """Sums from channels: gradients, curvatures, and the count last."""
+    k = channels.shape[axis] // 2
+    take = lambda start, stop: jnp.moveaxis(jax.lax.slice_in_dim(channels, start, stop, axis=axis), axis, -1)  # noqa: E731
+    return Sums(take(0, k), take(k, 2 * k), take(2 * k, 2 * k + 1)[..., 0])
+
+
+def weight(sums: Sums, penalties: Penalties, bounds: Bounds | None = None) -> jax.Array:
+    """The weights that a node of these sums would get, shape (..., k)."""
+    small = jnp.maximum(jnp.abs(sums.gradient) - penalties.l1, 0)
+    curvature = sums.curvature + penalties.l2
+    value = -jnp.sign(sums.gradient) * jnp.where(curvature > 0, small / jnp.where(curvature > 0, curvature, 1), 0)
+    value = jnp.clip(value, -penalties.max_delta_step, penalties.max_delta_step)
+    return value if bounds is None else jnp.clip(value, bounds.low, bounds.high)
+
+
+def score(sums: Sums, value: jax.Array, penalties: Penalties) -> jax.Array:
+    """Twice how much a node of these sums lowers the loss at these weights, summed over outputs."""
+    quadratic = 2 * sums.gradient * value + (sums.curvature + penalties.l2) * value**2
+    return -(quadratic + 2 * penalties.l1 * jnp.abs(value)).sum(-1)
+
+
+def gains(
+    histogram: jax.Array, penalties: Penalties, *, directions: tuple[int, ...], allowed: jax.Array | None = None,
+    monotone: tuple[int, ...] | None = None, bounds: Bounds | None = None,
+) -> jax.Array:  # fmt: skip
+    """The gain of every cut of every feature at every node, ``-inf`` where it is not allowed.
+
+    Args:
+        histogram: Shape (j, d, c, b), bins in order, the missing one last.
+        penalties: What holds the tree back.
+        directions: Where missing examples may go: 0 right, 1 left; at least one.
+        allowed: Features that may be used, bool (j, d) or (1, d).
+        monotone: Per feature, 1 where the score must not fall with it, -1 where it must not rise, else 0.
+        bounds: Of the nodes' weights.
+
+    Returns:
+        Shape (j, d, b - 1, number of directions).
+    """
+    left, right = _children(histogram, directions)
+    wide = None if bounds is None else Bounds(*(bound[:, None, None, None, None] for bound in bounds))
+    value_left, value_right = weight(left, penalties, wide), weight(right, penalties, wide)
+    whole = unstack(histogram[:, 0].sum(-1))
+    own = score(
+        whole, weight(whole, penalties, None if bounds is None else Bounds(*(bound[:, None] for bound in bounds))), penalties
+    )
+    children = score(left, value_left, penalties) + score(right, value_right, penalties)
+    gain = children - own[:, None, None, None]
+    valid = gain > jnp.maximum(penalties.gamma, ROUNDING * children)
+    for side in (left, right):
+        valid &= (side.count >= jnp.maximum(penalties.min_child_samples, 1)) & (
+            side.curvature.mean(-1) >= penalties.min_child_weight
+        )
+    if allowed is not None:
+        valid &= allowed[:, :, None, None]
+    if monotone is not None:
+        sign = jnp.asarray(monotone, gain.dtype)[None, :, None, None]
+        valid &= sign * (value_right - value_left)[..., 0] >= 0
+    return jnp.where(valid, gain, -jnp.inf)
+
+
+def best(
+    histogram: jax.Array, penalties: Penalties, *, has_missing: bool, categorical: tuple[int, ...] = (),
+    is_shared: bool = False, **limits,
+) -> Split:  # fmt: skip
+    """The best split of each node, or with ``is_shared`` the one that all nodes share; see :func:`gains` for the limits."""
+    ranks = None
+    if categorical:
+        order = _orders(histogram.sum(0, keepdims=True) if is_shared else histogram, categorical)
+        order = jnp.broadcast_to(order, (len(histogram), *order.shape[1:]))
+        histogram = jnp.take_along_axis(histogram, _with_missing(order)[:, :, None], -1)
+        ranks = jnp.argsort(order, -1)
+    directions = (0, 1) if has_missing else (0,)
+    gain = gains(histogram, penalties, directions=directions, **limits)
+    num_nodes, _, num_cuts, num_directions = gain.shape
+    flat = gain.reshape(num_nodes, -1)
+    if is_shared:
+        flat = jnp.where(jnp.isfinite(flat), flat, 0)
+        total = flat.sum(0, keepdims=True)
+        index = jnp.broadcast_to(jnp.argmax(total, -1).astype(jnp.int32), (num_nodes,))
+        flat = jnp.where(total > 0, flat, -jnp.inf)
+    else:
+        index = jnp.argmax(flat, -1).astype(jnp.int32)
+    feature, cut, direction = (index // (num_cuts * num_directions), index // num_directions % num_cuts, index % num_directions)
+    chosen = jnp.take_along_axis(histogram, feature[:, None, None, None], 1)
+    left, right = (_at(side, cut, direction) for side in _children(chosen, directions))
+    counts = jnp.stack([chosen[:, 0, -1, -1], left.count, right.count])
+    missing, to_left, to_right = jnp.broadcast_to(counts.sum(1, keepdims=True), counts.shape) if is_shared else counts
+    is_missing_left = jnp.where(missing > 0, direction == 1, to_left >= to_right)
+    ranks = None if ranks is None else jnp.take_along_axis(ranks, feature[:, None, None], 1)[:, 0]
+    gain = jnp.take_along_axis(flat, index[:, None], -1)[:, 0]
+    return Split(gain, feature, cut, is_missing_left, ranks, left, right)
+
+
+def _children(histogram: jax.Array, directions: tuple[int, ...]) -> tuple[Sums, Sums]:
+    """The sums left and right of every cut, for each direction of the missing: leaves (j, d, b - 1, directions, ...)."""
+    numbers, missing = histogram[..., :-1], histogram[..., -1:]
+    upper = jnp.triu(jnp.ones((numbers.shape[-1],) * 2, histogram.dtype))
+    prefix = jnp.einsum("jdcb,bt->jdct", numbers, upper, precision=jax.lax.Precision.HIGHEST)
+    left = jnp.stack([prefix + missing if direction else prefix for direction in directions], -1)
+    right = histogram.sum(-1)[..., None, None] - left
+    left, right = unstack(left, 2), unstack(right, 2)
+    return left, right._replace(curvature=jnp.maximum(right.curvature, 0))
+
+
+def _at(sums: Sums, cut: jax.Array, direction: jax.Array) -> Sums:
+    """The sums of one cut per node, from leaves (j, 1, cuts, directions, ...)."""
+    node = jnp.arange(len(cut))
+    return jax.tree.map(lambda leaf: leaf[node, 0, cut, direction], sums)
+
+
+def _orders(histogram: jax.Array, categorical: tuple[int, ...]) -> jax.Array:
+    """The bins of each node and feature in the order in which they are scanned, (j, d, b - 1): categories by their pull."""
+    num_nodes, num_features, _, num_bins = histogram.shape
+    plain = jnp.broadcast_to(jnp.arange(num_bins - 1), (num_nodes, num_features, num_bins - 1))
+    columns = jnp.asarray(categorical)
+    sums = unstack(histogram[:, columns, :, :-1], 2)
+    pull = _leading(sums.gradient / (sums.curvature + SMOOTHING), sums.count)
+    pull = jnp.where(sums.count > 0, pull, jnp.inf)  # a category that is not there is to the right
+    return plain.at[:, columns].set(jnp.argsort(pull, -1, stable=True).astype(plain.dtype))
+
+
+def _leading(pull: jax.Array, count: jax.Array) -> jax.Array:
+    """The pull (j, d, b, k) along the direction in which it varies most: a power iteration over outputs."""
+    if pull.shape[-1] == 1:
+        return pull[..., 0]
+    share = count / jnp.maximum(count.sum(-1, keepdims=True), 1)
+    centered = pull - (share[..., None] * pull).sum(-2, keepdims=True)
+    spread = jnp.einsum("jdbk,jdb,jdbl->jdkl", centered, share, centered, precision=jax.lax.Precision.HIGHEST)
+    direction = spread[..., 0] + spread.sum(-1)
+    for _ in range(8):
+        direction = jnp.einsum("jdkl,jdl->jdk", spread, direction / jnp.maximum(jnp.abs(direction).max(-1, keepdims=True), 1e-30))
+    return jnp.einsum("jdbk,jdk->jdb", centered, direction)
+
+
+def _with_missing(order: jax.Array) -> jax.Array:
+    return jnp.concatenate([order, jnp.full((*order.shape[:-1], 1), order.shape[-1], order.dtype)], -1)

@@ -1,0 +1,174 @@
+"""One step of boosting, as pure functions of the settings: examples and a state flow in, the next state and a tree flow out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gradkit.boosting import leaves, packing, sampling
+from gradkit.boosting.growing import Tree, grow
+from gradkit.boosting.histograms import fixed_point, histogram
+from gradkit.boosting.prediction import Ensemble, predict
+from gradkit.boosting.problems import Problem, Settings, pose, scores_of, shape_of
+from gradkit.contracts import Info
+
+
+class BoostingState(NamedTuple):
+    """Where a model of trees stands.
+
+    Attributes:
+        scores: Where the gradient is taken, shape (n, k).
+        model: The scores of the model itself, where Nesterov's acceleration looks ahead of them; else ``None``.
+        intercept: Shape (k,).
+        key: Of the member; each tree folds its number in.
+        count: Trees grown.
+        best_loss, best_count: The least loss of held-out examples so far, and after how many trees.
+    """
+
+    scores: jax.Array
+    model: jax.Array | None
+    intercept: jax.Array
+    key: jax.Array
+    count: jax.Array
+    best_loss: jax.Array
+    best_count: jax.Array
+
+
+def begin(settings: Settings, key: jax.Array, data: Any) -> BoostingState:
+    """The state before the first tree: all scores at the intercept, the constant of least loss."""
+    problem = pose(settings, data)
+    n, k = len(problem.binned), problem.num_outputs
+    start = jnp.zeros((n, k)) if problem.offset is None else problem.offset
+    one_leaf = leaves.Rows(start, problem.targets, problem.weights, jnp.zeros(n, jnp.int32), 1)
+    intercept = leaves.intercept(one_leaf, problem.derivatives)
+    scores = start + intercept[None]
+    return BoostingState(
+        scores, scores if settings.is_accelerated else None, intercept, key, jnp.int32(0),
+        _held_out_loss(problem, scores), jnp.int32(0),
+    )  # fmt: skip
+
+
+def advance(settings: Settings, state: BoostingState, batch: Any) -> tuple[BoostingState, Info, packing.Packed]:
+    """Grow one tree, unless the held-out loss has not fallen for as long as there is patience."""
+    problem = pose(settings, batch)
+
+    def grow_one(state):
+        tree, leaf = _fit_tree(settings, problem, state)
+        model = state.scores + tree.value[leaf]
+        scores, kept = (model, None) if not settings.is_accelerated else (_look_ahead(state, model), model)
+        held_out = _held_out_loss(problem, model)
+        count = state.count + 1
+        is_best = held_out < state.best_loss
+        new = state._replace(
+            scores=scores, model=kept, count=count, best_loss=jnp.where(is_best, held_out, state.best_loss),
+            best_count=jnp.where(is_best, count, state.best_count),
+        )  # fmt: skip
+        return new, packing.pack(tree), held_out
+
+    def rest(state):
+        _, nothing, _ = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(grow_one, state))
+        return state, nothing, state.best_loss
+
+    loss = _mean(problem.derivatives.value(state.scores, problem.targets), problem.weights)
+    if settings.patience is None:
+        state, tree, held_out = grow_one(state)
+    else:
+        is_done = state.count - state.best_count >= settings.patience
+        state, tree, held_out = jax.lax.cond(is_done, rest, grow_one, state)
+    metrics = {} if problem.held_out is None else {"held_out_loss": held_out}
+    return state, Info(loss, metrics), tree
+
+
+def _fit_tree(settings: Settings, problem: Problem, state: BoostingState) -> tuple[Tree, jax.Array]:
+    """The next tree, shrunk, and the leaf of each example."""
+    binned, key = problem.binned, jax.random.fold_in(state.key, state.count)
+    weights = problem.weights
+    if not sampling.is_all(settings.subsample):
+        weights = weights * sampling.examples(key, settings.subsample, len(binned))
+    allowed = sampling.features(key, settings.colsample_bytree, settings.colsample_bylevel, binned.codes.shape[1], settings.depth)
+    gradient = problem.derivatives.gradient(state.scores, problem.targets)
+    curvature = problem.derivatives.curvature(state.scores, problem.targets)
+    is_counted = (weights > 0).astype(gradient.dtype)
+    channels = jnp.concatenate([weights[:, None] * gradient, weights[:, None] * curvature, is_counted[:, None]], 1)
+    codes = binned.codes.T
+    histogram_of = _histograms(codes, channels, binned.num_bins, is_deterministic=settings.is_deterministic)
+    grown = grow(codes, shape_of(settings, binned), settings.penalties, histogram_of, allowed=allowed)
+    rows = leaves.Rows(state.scores, problem.targets, weights, grown.leaf, 2**settings.depth)
+    value = leaves.solve(rows, problem.derivatives, settings.penalties, bounds=grown.bounds, steps=settings.newton_steps)
+    return grown.tree._replace(value=_rate(settings, state.count) * value), grown.leaf
+
+
+def _histograms(codes: jax.Array, channels: jax.Array, num_bins: int, *, is_deterministic: bool) -> Callable:
+    if not is_deterministic:
+        return lambda nodes, num_nodes: histogram(codes, nodes, channels, num_nodes=num_nodes, num_bins=num_bins)
+    whole, unit = fixed_point(channels, codes.shape[1])
+
+    def histogram_of(nodes, num_nodes):
+        sums = histogram(codes, nodes, whole, num_nodes=num_nodes, num_bins=num_bins)
+        return sums.astype(unit.dtype) * unit[None, None, :, None]
+
+    return histogram_of
+
+
+def _rate(settings: Settings, count: jax.Array) -> Any:
+    return settings.learning_rate(count) if callable(settings.learning_rate) else settings.learning_rate
+
+
+def _mean(values: jax.Array, weights: jax.Array) -> jax.Array:
+    total = weights.sum()
+    return jnp.where(total > 0, jnp.where(weights > 0, weights * values, 0).sum() / jnp.where(total > 0, total, 1), 0)
+
+
+def _held_out_loss(problem: Problem, scores: jax.Array) -> jax.Array:
+    """The mean loss of the held-out examples; 0 if there are none."""
+    if problem.held_out is None:
+        return jnp.zeros((), scores.dtype)
+    return _mean(problem.derivatives.value(scores, problem.targets), problem.held_out)
+
+
+def _look_ahead(state: BoostingState, model: jax.Array) -> jax.Array:
+    """Nesterov's mixture of the model and the one before it."""
+    ahead = _momenta(state.count + 1)
+    return (1 - ahead) * model + ahead * state.model
+
+
+def _momenta(count: jax.Array) -> jax.Array:
+    """``(1 - l_t) / l_{t+1}`` after ``count`` trees, where ``l_0 = 0`` and ``l_t = (1 + sqrt(1 + 4 l_{t-1}**2)) / 2``."""
+    grow_ = lambda _, last: (1 + jnp.sqrt(1 + 4 * last**2)) / 2  # noqa: E731
+    current = jax.lax.fori_loop(0, count, grow_, jnp.float32(0))
+    return (1 - current) / grow_(None, current)
+
+
+def finish(settings: Settings, state: BoostingState, growths: packing.Packed) -> Ensemble:
+    """The model: all trees of the run, those after the best one without weight where there is patience."""
+    trees = packing.unpack(growths)
+    number = state.count if settings.patience is None else state.best_count
+    coefficient = _coefficients(settings, number, len(trees.gain))
+    return Ensemble(trees, coefficient, scores_of(settings, state.intercept))
+
+
+def _coefficients(settings: Settings, number: jax.Array, num_trees: int) -> jax.Array:
+    """How often each tree counts in the model after so many trees."""
+    tree = jnp.arange(num_trees)
+    if not settings.is_accelerated:
+        return (tree < number).astype(jnp.float32)
+
+    def add(count, carry):
+        ahead, model = carry
+        new = ahead + (tree == count)
+        share = _momenta(count + 1)
+        return (1 - share) * new + share * model, new
+
+    blank = jnp.zeros(num_trees)
+    return jax.lax.fori_loop(0, jnp.minimum(number, num_trees), add, (blank, blank))[1]
+
+
+def loss(settings: Settings, ensemble: Ensemble, batch: Any) -> jax.Array:
+    """The mean loss of a batch under a model, by the weights of its examples."""
+    problem = pose(settings._replace(fold=None), batch)
+    scores = predict(ensemble, problem.binned).reshape(len(problem.binned), problem.num_outputs)
+    scores = scores if problem.offset is None else scores + problem.offset
+    return _mean(problem.derivatives.value(scores, problem.targets), problem.weights)

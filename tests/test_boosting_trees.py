@@ -1,0 +1,150 @@
+"""Trees against an oracle that grows them one cut at a time, and against XGBoost."""
+
+import functools
+
+import boosting_oracle as oracle
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gradkit.boosting import growing, histograms, splits
+from gradkit.boosting.growing import Shape
+from gradkit.boosting.splits import Penalties
+
+N, D, BINS = 160, 4, 9
+SETTINGS = {
+    "plain": ({}, {}),
+    "l1": ({}, {"l1": 1.5}),
+    "no_l2": ({}, {"l2": 0.0}),
+    "gamma": ({}, {"gamma": 8.0}),
+    "min_child_weight": ({}, {"min_child_weight": 20.0}),
+    "min_child_samples": ({}, {"min_child_samples": 25}),
+    "max_delta_step": ({}, {"max_delta_step": 0.2}),
+    "no_missing": ({"has_missing": False}, {}),
+    "categorical": ({"categorical": (1, 3)}, {}),
+    "monotone": ({"monotone": (1, -1, 0, 0)}, {}),
+    "monotone_clipped": ({"monotone": (1, -1, 0, 1)}, {"l1": 0.5, "max_delta_step": 0.3}),
+    "oblivious": ({"is_oblivious": True}, {}),
+    "deep": ({"depth": 5}, {"l2": 0.1}),
+    "stump": ({"depth": 1}, {}),
+}
+
+
+def problem(seed=0, k=1, has_missing=True):
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(0, BINS - 1, (N, D)).astype(np.uint8)
+    if has_missing:
+        codes[rng.random((N, D)) < 0.15] = BINS - 1
+    signal = np.sin(codes[:, :1] * 1.3) + 0.6 * (codes[:, 1:2] % 3) + 0.3 * codes[:, 2:3] * (codes[:, 3:] > 3)
+    gradient = signal - signal.mean() + rng.normal(size=(N, k))
+    return codes, gradient.astype(np.float32), rng.uniform(0.5, 1.5, (N, k)).astype(np.float32)
+
+
+@functools.partial(jax.jit, static_argnames=("shape", "is_exact"))
+def compiled(codes, gradient, curvature, shape, penalties, *, allowed=None, is_exact=False):
+    channels, columns = jnp.concatenate([gradient, curvature, jnp.ones((len(codes), 1))], 1), codes.T
+    whole, unit = histograms.fixed_point(channels, len(codes))
+
+    def histogram_of(nodes, num_nodes):
+        sizes = {"num_nodes": num_nodes, "num_bins": shape.num_bins}
+        if is_exact:
+            return histograms.histogram(columns, nodes, whole, **sizes) * unit[None, None, :, None]
+        return histograms.histogram(columns, nodes, channels, **sizes)
+
+    return growing.grow(columns, shape, penalties, histogram_of, allowed=allowed)
+
+
+def check(grown, root, shape):
+    """Every example in the oracle's leaf, every split with the oracle's gain, every leaf within the oracle's bounds."""
+    expected = oracle.leaves(root, shape.depth)
+    leaf = np.full(N, -1)
+    for number, node in expected.items():
+        leaf[node.rows] = number
+    np.testing.assert_array_equal(np.asarray(grown.leaf), leaf)
+    gains, queue = np.zeros(2**shape.depth - 1), [(0, root)]
+    while queue:
+        index, node = queue.pop()
+        if node.children:
+            gains[index] = node.gain
+            queue += [(2 * index + 1 + side, child) for side, child in enumerate(node.children)]
+    np.testing.assert_allclose(np.asarray(grown.tree.gain), gains, rtol=2e-4, atol=2e-4)
+    if grown.bounds is not None:
+        for number, node in expected.items():
+            np.testing.assert_allclose([grown.bounds.low[number], grown.bounds.high[number]], [node.low, node.high], rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_tree_is_the_oracles(name, seed):
+    form, limits = SETTINGS[name]
+    shape, penalties = Shape(**{"depth": 3, "num_bins": BINS} | form), Penalties(**limits)
+    codes, gradient, curvature = problem(seed, has_missing=shape.has_missing)
+    root = oracle.grow(codes, gradient.astype(float), curvature.astype(float), shape, penalties)
+    assert root.children or name == "gamma"
+    check(compiled(codes, gradient, curvature, shape, penalties), root, shape)
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_a_tree_of_several_outputs_is_the_oracles(k):
+    shape, penalties = Shape(depth=3, num_bins=BINS), Penalties(l1=0.1)
+    codes, gradient, curvature = problem(5, k)
+    root = oracle.grow(codes, gradient.astype(float), curvature.astype(float), shape, penalties)
+    check(compiled(codes, gradient, curvature, shape, penalties), root, shape)
+
+
+def test_a_level_uses_only_the_features_it_may():
+    shape, penalties = Shape(depth=3, num_bins=BINS), Penalties()
+    codes, gradient, curvature = problem(1)
+    allowed = np.array([[0, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 1]], bool)
+    root = oracle.grow(codes, gradient.astype(float), curvature.astype(float), shape, penalties, allowed)
+    grown = compiled(codes, gradient, curvature, shape, penalties, allowed=jnp.asarray(allowed))
+    check(grown, root, shape)
+    assert grown.tree.feature[0] == 2
+
+
+def test_fixed_point_sums_do_not_depend_on_the_order_of_examples():
+    shape, penalties = Shape(depth=4, num_bins=BINS), Penalties()
+    codes, gradient, curvature = problem(2)
+    order = np.random.default_rng(0).permutation(N)
+    one = compiled(codes, gradient, curvature, shape, penalties, is_exact=True)
+    other = compiled(codes[order], gradient[order], curvature[order], shape, penalties, is_exact=True)
+    jax.tree.map(np.testing.assert_array_equal, one.tree, other.tree)
+    np.testing.assert_array_equal(np.asarray(one.leaf)[order], other.leaf)
+
+
+def test_fixed_point_sums_cannot_overflow():
+    channels = jnp.full((100_000, 1), 3e30)
+    whole, unit = histograms.fixed_point(channels, 100_000)
+    assert int(np.asarray(whole, np.int64).sum()) < 2**31
+    np.testing.assert_allclose(np.asarray(whole, float).sum() * float(unit[0]), 3e35, rtol=1e-4)
+
+
+@pytest.mark.parametrize("backend", [histograms.scatter, histograms.multiply])
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_every_backend_adds_up_as_a_loop(backend, dtype):
+    rng = np.random.default_rng(0)
+    codes, nodes = rng.integers(0, BINS, (D, 700)).astype(np.uint8), rng.integers(0, 5, 700).astype(np.int32)
+    channels = rng.integers(-9, 9, (700, 3)).astype(dtype)
+    expected = np.zeros((5, D, 3, BINS))
+    for row in range(700):
+        for feature in range(D):
+            expected[nodes[row], feature, :, codes[feature, row]] += channels[row]
+    found = jax.jit(lambda: backend(*map(jnp.asarray, (codes, nodes, channels)), num_nodes=5, num_bins=BINS))()
+    np.testing.assert_array_equal(np.asarray(found), expected)
+
+
+def test_the_histogram_under_vmap_is_that_of_a_loop():
+    rng = np.random.default_rng(1)
+    codes, nodes = jnp.asarray(rng.integers(0, BINS, (D, 64)), jnp.uint8), jnp.asarray(rng.integers(0, 2, (3, 64)))
+    channels = jnp.asarray(rng.normal(size=(3, 64, 2)), jnp.float32)
+    of = lambda nodes, channels: histograms.histogram(codes, nodes, channels, num_nodes=2, num_bins=BINS)  # noqa: E731
+    together = jax.jit(jax.vmap(of))(nodes, channels)
+    for member in range(3):
+        np.testing.assert_array_equal(np.asarray(together[member]), of(nodes[member], channels[member]))
+
+
+def test_the_gain_has_no_factor_one_half():
+    sums = splits.Sums(jnp.array([3.0]), jnp.array([2.0]), jnp.array(5.0))
+    penalties = Penalties(l2=1.0)
+    assert float(splits.score(sums, splits.weight(sums, penalties), penalties)) == pytest.approx(3.0)
