@@ -111,8 +111,8 @@ def _split(node, key, split, codes, gradient, curvature, shape, penalties):
     node.gain, node.is_left = split
     node.feature = feature
     if not (codes[node.rows, feature] == shape.num_bins - 1).any():
-        numbers = node.is_left[codes[node.rows, feature]]
-        node.is_left[-1] = numbers.sum() >= (~numbers).sum()
+        numbers, load = node.is_left[codes[node.rows, feature]], curvature[node.rows].mean(1)
+        node.is_left[-1] = load[numbers].sum() >= load[~numbers].sum()
     goes = node.is_left[codes[node.rows, feature]]
     left, right = Node(node.rows[goes], node.low, node.high), Node(node.rows[~goes], node.low, node.high)
     sign = 0 if shape.monotone is None else shape.monotone[feature]

@@ -66,7 +66,7 @@ class Binned:
         return self.codes.shape[0]
 
     def __repr__(self) -> str:
-        shape = "x".join(map(str, np.shape(self.codes)))
+        shape = "x".join(map(str, getattr(self.codes, "shape", ("?",))))
         return f"Binned({shape}, {self.num_bins} bins{f', categorical {self.categorical}' if self.categorical else ''})"
 
     def tree_flatten_with_keys(self):

@@ -73,8 +73,9 @@ def _bends(loss: Callable, score: Any, target: Any) -> bool:
     [out] = closed.jaxpr.outvars
     if not (isinstance(out, Literal) or out in known):
         return True
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (score, target))
-    return bool((jaxpr_as_fun(closed)(*jax.tree.leaves(zeros))[0] != 0).any())
+    with jax.ensure_compile_time_eval():
+        zeros = [jnp.zeros(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves((score, target))]
+        return bool((jaxpr_as_fun(closed)(*zeros)[0] != 0).any())
 
 
 def derivatives(loss: Callable, num_outputs: int | None, curvature: Any, score: Any, target: Any) -> Derivatives:
@@ -137,7 +138,7 @@ def _semidefinite(hessian: Callable) -> Callable:
 
     def matrix(score, target):
         values, vectors = jnp.linalg.eigh(hessian(score, target))
-        return (vectors * jnp.maximum(values, 0)) @ vectors.T
+        return (vectors * jnp.maximum(values, 0)[None]) @ vectors.T
 
     return matrix
 

@@ -67,8 +67,8 @@ def solve(
         value = jnp.clip(_bisect(rows, derivatives, penalties), -penalties.max_delta_step, penalties.max_delta_step)
     else:
         value = jnp.zeros((rows.num_leaves, rows.scores.shape[1]), rows.scores.dtype)
-        for _ in range(steps):
-            value = _newton(rows, derivatives, penalties, value)
+        step = lambda _, value: _newton(rows, derivatives, penalties, value)  # noqa: E731
+        value = step(0, value) if steps == 1 else jax.lax.fori_loop(0, steps, step, value)
     return value if bounds is None else jnp.clip(value, bounds.low[:, None], bounds.high[:, None])
 
 

@@ -158,8 +158,8 @@ def best(
     feature, cut, direction = (index // (num_cuts * num_directions), index // num_directions % num_cuts, index % num_directions)
     chosen = jnp.take_along_axis(histogram, feature[:, None, None, None], 1)
     left, right = (_at(side, cut, direction) for side in _children(chosen, directions))
-    counts = jnp.stack([chosen[:, 0, -1, -1], left.count, right.count])
-    missing, to_left, to_right = jnp.broadcast_to(counts.sum(1, keepdims=True), counts.shape) if is_shared else counts
+    loads = jnp.stack([chosen[:, 0, -1, -1], left.curvature.mean(-1), right.curvature.mean(-1)])
+    missing, to_left, to_right = jnp.broadcast_to(loads.sum(1, keepdims=True), loads.shape) if is_shared else loads
     is_missing_left = jnp.where(missing > 0, direction == 1, to_left >= to_right)
     ranks = None if ranks is None else jnp.take_along_axis(ranks, feature[:, None, None], 1)[:, 0]
     gain = jnp.take_along_axis(flat, index[:, None], -1)[:, 0]
