@@ -10,7 +10,7 @@ import gradkit as gk
 
 ROOT = pathlib.Path(gk.__file__).parent
 ORDER = [
-    "checks contracts settings trees",
+    "checks contracts folders settings trees",
     "keys",
     "data gradients losses schedules spaces",
     "transforms",

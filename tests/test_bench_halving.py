@@ -10,7 +10,7 @@ import pytest
 
 import experiments.bench
 from experiments.bench import halving as bench
-from gradkit.engine import compilation
+from gradkit import folders
 
 SMALL = bench.Settings(configurations=9, seeds=2, steps=27, min_steps=3, batch_size=32, repeats=1, validation_examples=100)
 
@@ -69,7 +69,7 @@ def test_plans_and_programs_are_kept_apart_from_those_of_the_user(monkeypatch, t
     for before in ("mine", None):
         monkeypatch.setenv(bench.CACHE_VARIABLE, before) if before else monkeypatch.delenv(bench.CACHE_VARIABLE, raising=False)
         with bench.caches_in(str(tmp_path)):
-            assert compilation.cache_folder() == tmp_path
+            assert folders.cache_folder() == tmp_path
         assert os.environ.get(bench.CACHE_VARIABLE) == before
 
 

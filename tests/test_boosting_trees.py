@@ -1,6 +1,10 @@
 """Trees against an oracle that grows them one cut at a time, and against XGBoost."""
 
 import functools
+import os
+import shutil
+import subprocess
+import sys
 
 import boosting_oracle as oracle
 import jax
@@ -8,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gradkit.boosting import growing, histograms, splits
-from gradkit.boosting.growing import Shape
+from gradkit.boosting import growing, histograms, native, splits
+from gradkit.boosting.growing import Shape, Slopes
 from gradkit.boosting.splits import Penalties
 
 N, D, BINS = 160, 4, 9
@@ -29,6 +33,15 @@ SETTINGS = {
     "deep": ({"depth": 5}, {"l2": 0.1}),
     "stump": ({"depth": 1}, {}),
 }
+GROWERS = [growing.grow, *([native.grow] if native.target() else [])]
+
+
+def form(name):
+    settings, limits = SETTINGS[name]
+    return Shape(**{"depth": 3, "num_bins": BINS} | settings), Penalties(**limits)
+
+
+BY_ALL = [(grow, name) for grow in GROWERS for name in SETTINGS if grow is growing.grow or native.knows(form(name)[0])]
 
 
 def problem(seed=0, k=1, has_missing=True):
@@ -41,18 +54,9 @@ def problem(seed=0, k=1, has_missing=True):
     return codes, gradient.astype(np.float32), rng.uniform(0.5, 1.5, (N, k)).astype(np.float32)
 
 
-@functools.partial(jax.jit, static_argnames=("shape", "is_exact"))
-def compiled(codes, gradient, curvature, shape, penalties, *, allowed=None, is_exact=False):
-    channels, columns = jnp.concatenate([gradient, curvature, jnp.ones((len(codes), 1))], 1), codes.T
-    whole, unit = histograms.fixed_point(channels, len(codes))
-
-    def histogram_of(nodes, num_nodes):
-        sizes = {"num_nodes": num_nodes, "num_bins": shape.num_bins}
-        if is_exact:
-            return histograms.histogram(columns, nodes, whole, **sizes) * unit[None, None, :, None]
-        return histograms.histogram(columns, nodes, channels, **sizes)
-
-    return growing.grow(columns, shape, penalties, histogram_of, allowed=allowed)
+@functools.partial(jax.jit, static_argnames=("grow", "shape"))
+def compiled(grow, codes, gradient, curvature, shape, penalties, *, allowed=None):
+    return grow(codes, Slopes(gradient, curvature, jnp.ones(len(codes))), shape, penalties, allowed=allowed)
 
 
 def check(grown, root, shape):
@@ -74,41 +78,42 @@ def check(grown, root, shape):
             np.testing.assert_allclose([grown.bounds.low[number], grown.bounds.high[number]], [node.low, node.high], rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize(("grow", "name"), BY_ALL)
 @pytest.mark.parametrize("seed", range(3))
-def test_a_tree_is_the_oracles(name, seed):
-    form, limits = SETTINGS[name]
-    shape, penalties = Shape(**{"depth": 3, "num_bins": BINS} | form), Penalties(**limits)
+def test_a_tree_is_the_oracles(grow, name, seed):
+    shape, penalties = form(name)
     codes, gradient, curvature = problem(seed, has_missing=shape.has_missing)
     root = oracle.grow(codes, gradient.astype(float), curvature.astype(float), shape, penalties)
     assert root.children or name == "gamma"
-    check(compiled(codes, gradient, curvature, shape, penalties), root, shape)
+    check(compiled(grow, codes, gradient, curvature, shape, penalties), root, shape)
 
 
-@pytest.mark.parametrize("k", [2, 3])
-def test_a_tree_of_several_outputs_is_the_oracles(k):
+@pytest.mark.parametrize("k", [2, 3, 11])
+@pytest.mark.parametrize("grow", GROWERS)
+def test_a_tree_of_several_outputs_is_the_oracles(grow, k):
     shape, penalties = Shape(depth=3, num_bins=BINS), Penalties(l1=0.1)
     codes, gradient, curvature = problem(5, k)
     root = oracle.grow(codes, gradient.astype(float), curvature.astype(float), shape, penalties)
-    check(compiled(codes, gradient, curvature, shape, penalties), root, shape)
+    check(compiled(grow, codes, gradient, curvature, shape, penalties), root, shape)
 
 
-def test_a_level_uses_only_the_features_it_may():
+@pytest.mark.parametrize("grow", GROWERS)
+def test_a_level_uses_only_the_features_it_may(grow):
     shape, penalties = Shape(depth=3, num_bins=BINS), Penalties()
     codes, gradient, curvature = problem(1)
     allowed = np.array([[0, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 1]], bool)
     root = oracle.grow(codes, gradient.astype(float), curvature.astype(float), shape, penalties, allowed)
-    grown = compiled(codes, gradient, curvature, shape, penalties, allowed=jnp.asarray(allowed))
+    grown = compiled(grow, codes, gradient, curvature, shape, penalties, allowed=jnp.asarray(allowed))
     check(grown, root, shape)
     assert grown.tree.feature[0] == 2
 
 
 def test_fixed_point_sums_do_not_depend_on_the_order_of_examples():
-    shape, penalties = Shape(depth=4, num_bins=BINS), Penalties()
+    shape, penalties = Shape(depth=4, num_bins=BINS, is_exact=True), Penalties()
     codes, gradient, curvature = problem(2)
     order = np.random.default_rng(0).permutation(N)
-    one = compiled(codes, gradient, curvature, shape, penalties, is_exact=True)
-    other = compiled(codes[order], gradient[order], curvature[order], shape, penalties, is_exact=True)
+    one = compiled(growing.grow, codes, gradient, curvature, shape, penalties)
+    other = compiled(growing.grow, codes[order], gradient[order], curvature[order], shape, penalties)
     jax.tree.map(np.testing.assert_array_equal, one.tree, other.tree)
     np.testing.assert_array_equal(np.asarray(one.leaf)[order], other.leaf)
 
@@ -142,6 +147,52 @@ def test_the_histogram_under_vmap_is_that_of_a_loop():
     together = jax.jit(jax.vmap(of))(nodes, channels)
     for member in range(3):
         np.testing.assert_array_equal(np.asarray(together[member]), of(nodes[member], channels[member]))
+
+
+def test_the_kernel_is_there_where_a_compiler_is():
+    assert (native.target() is not None) == any(map(shutil.which, native.COMPILERS))
+
+
+def test_examples_of_no_weight_find_their_leaf_but_count_for_nothing():
+    shape, penalties = Shape(depth=3, num_bins=BINS), Penalties()
+    codes, gradient, curvature = problem(3)
+    weights = np.random.default_rng(0).integers(0, 2, N).astype(np.float32)
+    kept = weights > 0
+    for grow in GROWERS:
+        whole = grow(jnp.asarray(codes), Slopes(*map(jnp.asarray, (gradient, curvature, weights))), shape, penalties)
+        part = grow(
+            jnp.asarray(codes[kept]),
+            Slopes(*map(jnp.asarray, (gradient[kept], curvature[kept], weights[kept]))),
+            shape,
+            penalties,
+        )
+        np.testing.assert_array_equal(whole.tree.feature, part.tree.feature)
+        np.testing.assert_array_equal(np.asarray(whole.leaf)[kept], part.leaf)
+        assert len(set(np.asarray(whole.leaf)[~kept].tolist())) > 3
+
+
+SCRIPT = """
+import hashlib, jax, numpy as np
+from gradkit.boosting import growing, native
+from gradkit.boosting.growing import Shape, Slopes
+from gradkit.boosting.splits import Penalties
+rng = np.random.default_rng(0)
+codes, n = rng.integers(0, 32, (40_000, 17)).astype(np.uint8), 40_000
+slopes = Slopes(*(part.astype(np.float32) for part in (rng.normal(size=(n, 1)), rng.uniform(0.5, 1, (n, 1)), np.ones(n))))
+grown = jax.jit(lambda: native.grow(codes, slopes, Shape(6, 32), Penalties()))()
+print(hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(grown))).hexdigest())
+"""
+
+
+@pytest.mark.skipif(native.target() is None, reason="no compiler, no kernel")
+def test_no_bit_of_a_tree_depends_on_the_number_of_threads():
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", SCRIPT], env={**os.environ, "NPROC": threads}, capture_output=True, text=True, check=True
+        ).stdout
+        for threads in ("1", "2", "5")
+    }
+    assert len(told) == 1
 
 
 def test_the_gain_has_no_factor_one_half():

@@ -11,6 +11,7 @@ import jax
 import jaxlib.version
 import pytest
 
+from gradkit import folders
 from gradkit.engine import compilation
 
 NAMES = ["jax_compilation_cache_dir", "jax_enable_compilation_cache", *compilation.SETTINGS]
@@ -129,7 +130,7 @@ def test_where_the_folder_is(monkeypatch, tmp_path, variables, expected):
         monkeypatch.delenv(name, raising=False)
     for name, value in {"HOME": str(tmp_path), **variables}.items():
         monkeypatch.setenv(name, value.replace("HOME", str(tmp_path)))
-    found = compilation.cache_folder()
+    found = folders.cache_folder()
     assert found == (expected and tmp_path / expected)
     assert found is None or found.is_dir()
 
@@ -140,7 +141,7 @@ def test_mac_and_windows_have_folders_of_their_own(monkeypatch, tmp_path):
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "Local"))
     for platform, expected in (("darwin", "Library/Caches/gradkit"), ("win32", "Local/gradkit")):
         monkeypatch.setattr(sys, "platform", platform)
-        assert compilation.cache_folder() == tmp_path / expected
+        assert folders.cache_folder() == tmp_path / expected
 
 
 def test_nobodys_home_is_no_error(monkeypatch):
@@ -150,7 +151,7 @@ def test_nobodys_home_is_no_error(monkeypatch):
     monkeypatch.delenv("GRADKIT_CACHE_DIR")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(pathlib.Path, "home", homeless)
-    assert compilation.cache_folder() is None
+    assert folders.cache_folder() is None
 
 
 def test_settings_hold_inside_in_every_thread_and_are_restored(folder):

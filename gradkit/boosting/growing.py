@@ -6,13 +6,13 @@ its examples to the left, and so do those below it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from gradkit.boosting import splits
+from gradkit.boosting.histograms import fixed_point, histogram
 from gradkit.boosting.splits import Bounds, Penalties, Split
 
 WORD = 32
@@ -42,6 +42,14 @@ class Tree(NamedTuple):
     value: Any
 
 
+class Slopes(NamedTuple):
+    """What a tree is grown along: gradients and curvatures (n, k) each, and the weights of the examples (n,)."""
+
+    gradient: jax.Array
+    curvature: jax.Array
+    weights: jax.Array
+
+
 class Growth(NamedTuple):
     """A tree whose leaves have no values yet, the leaf of each example (n,), and the bounds of the leaves' values."""
 
@@ -60,6 +68,7 @@ class Shape(NamedTuple):
         categorical: Columns whose bins have no order.
         monotone: Per feature 1, -1 or 0; ``None`` for no constraint.
         is_oblivious: Whether all nodes of a level share their split.
+        is_exact: Whether sums are taken in whole numbers, so that their order changes no bit.
     """
 
     depth: int
@@ -68,26 +77,27 @@ class Shape(NamedTuple):
     categorical: tuple[int, ...] = ()
     monotone: tuple[int, ...] | None = None
     is_oblivious: bool = False
+    is_exact: bool = False
 
 
-def grow(
-    codes: jax.Array, shape: Shape, penalties: Penalties, histogram_of: Callable, *, allowed: jax.Array | None = None
-) -> Growth:
+def grow(codes: jax.Array, slopes: Slopes, shape: Shape, penalties: Penalties, *, allowed: jax.Array | None = None) -> Growth:
     """Grow a tree level by level.
 
     Args:
-        codes: The bins, uint8 (d, n).
+        codes: The bins, uint8 (n, d).
+        slopes: Of the examples.
         shape: The form of the tree.
         penalties: What holds it back.
-        histogram_of: ``(nodes, num_nodes) -> float32 (num_nodes, d, c, b)``: the sums where the examples are.
-        allowed: Features that may be used, bool (depth, d).
+        allowed: Features that each level may use, bool (depth, d).
     """
-    rows = jnp.arange(codes.shape[1])
+    columns, rows = codes.T, jnp.arange(len(codes))
+    channels, unit = _channels(slopes, shape)
     node, may_split = jnp.zeros_like(rows), jnp.ones(1, bool)
     bounds = None if shape.monotone is None else Bounds(jnp.full(1, -jnp.inf), jnp.full(1, jnp.inf))
     levels, covers = [], []
     for level in range(shape.depth):
-        sums = histogram_of(node, 2**level)
+        sums = histogram(columns, node, channels, num_nodes=2**level, num_bins=shape.num_bins)
+        sums = sums.astype(slopes.gradient.dtype) * unit[None, None, :, None] if shape.is_exact else sums
         split = splits.best(
             sums, penalties, has_missing=shape.has_missing, categorical=shape.categorical, is_shared=shape.is_oblivious,
             monotone=shape.monotone, bounds=bounds, allowed=None if allowed is None else allowed[level][None],
@@ -96,13 +106,20 @@ def grow(
         is_split = jnp.isfinite(split.gain) & may_split
         levels.append(_nodes(split, is_split, shape))
         covers.append(whole.curvature.mean(-1))
-        node = 2 * node + ~goes_left(levels[-1], node, codes, rows, shape.num_bins)
+        node = 2 * node + ~goes_left(levels[-1], node, columns, rows, shape.num_bins)
         last = (is_split, split, whole)
         bounds = None if bounds is None else _narrowed(bounds, split, is_split, shape.monotone, penalties)
         may_split = jnp.repeat(is_split, 2)
     covers.append(_cover_of_children(*last))
     joined = jax.tree.map(lambda *parts: jnp.concatenate(parts), *levels)
     return Growth(joined._replace(cover=jnp.concatenate(covers)), node, bounds)
+
+
+def _channels(slopes: Slopes, shape: Shape) -> tuple[jax.Array, jax.Array]:
+    """What histograms add up, and the unit of each channel."""
+    weights = slopes.weights[:, None]
+    channels = jnp.concatenate([weights * slopes.gradient, weights * slopes.curvature, (weights > 0).astype(weights.dtype)], 1)
+    return fixed_point(channels, len(channels)) if shape.is_exact else (channels, jnp.ones(channels.shape[1]))
 
 
 def _nodes(split: Split, is_split: jax.Array, shape: Shape) -> Tree:

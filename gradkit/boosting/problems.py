@@ -81,7 +81,7 @@ def pose(settings: Settings, batch: Any) -> Problem:
     """The problem that a batch poses."""
     examples = as_examples(batch)
     n, k = len(examples.binned), settings.num_outputs or 1
-    weights = jnp.ones(n) if examples.weights is None else jnp.asarray(examples.weights, jnp.float32)
+    weights = jnp.ones(n, jnp.float32) if examples.weights is None else jnp.asarray(examples.weights, jnp.float32)
     held_out = None
     if settings.fold is not None:
         checks.require(examples.fold is not None, "data", "say the fold of each example", checks.Described("none"),
@@ -113,7 +113,13 @@ def shape_of(settings: Settings, binned: Binned) -> Shape:
     checks.require(is_fitting, "monotone", f"have a sign for each of {num_features} features", settings.monotone,
                    "0 stands for no constraint.")  # fmt: skip
     return Shape(
-        settings.depth, binned.num_bins, binned.has_missing, binned.categorical, settings.monotone, settings.is_oblivious
+        settings.depth,
+        binned.num_bins,
+        binned.has_missing,
+        binned.categorical,
+        settings.monotone,
+        settings.is_oblivious,
+        settings.is_deterministic,
     )
 
 

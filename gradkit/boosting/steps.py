@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from gradkit.boosting import leaves, packing, sampling
-from gradkit.boosting.growing import Tree, grow
-from gradkit.boosting.histograms import fixed_point, histogram
+from gradkit.boosting import leaves, native, packing, sampling
+from gradkit.boosting.growing import Growth, Shape, Slopes, Tree, grow
 from gradkit.boosting.prediction import Ensemble, predict
 from gradkit.boosting.problems import Problem, Settings, pose, scores_of, shape_of
+from gradkit.boosting.splits import Penalties
 from gradkit.contracts import Info
 
 
@@ -41,7 +41,7 @@ def begin(settings: Settings, key: jax.Array, data: Any) -> BoostingState:
     """The state before the first tree: all scores at the intercept, the constant of least loss."""
     problem = pose(settings, data)
     n, k = len(problem.binned), problem.num_outputs
-    start = jnp.zeros((n, k)) if problem.offset is None else problem.offset
+    start = jnp.zeros((n, k), jnp.float32) if problem.offset is None else problem.offset
     one_leaf = leaves.Rows(start, problem.targets, problem.weights, jnp.zeros(n, jnp.int32), 1)
     intercept = leaves.intercept(one_leaf, problem.derivatives)
     scores = start + intercept[None]
@@ -89,28 +89,25 @@ def _fit_tree(settings: Settings, problem: Problem, state: BoostingState) -> tup
     if not sampling.is_all(settings.subsample):
         weights = weights * sampling.examples(key, settings.subsample, len(binned))
     allowed = sampling.features(key, settings.colsample_bytree, settings.colsample_bylevel, binned.codes.shape[1], settings.depth)
-    gradient = problem.derivatives.gradient(state.scores, problem.targets)
-    curvature = problem.derivatives.curvature(state.scores, problem.targets)
-    is_counted = (weights > 0).astype(gradient.dtype)
-    channels = jnp.concatenate([weights[:, None] * gradient, weights[:, None] * curvature, is_counted[:, None]], 1)
-    codes = binned.codes.T
-    histogram_of = _histograms(codes, channels, binned.num_bins, is_deterministic=settings.is_deterministic)
-    grown = grow(codes, shape_of(settings, binned), settings.penalties, histogram_of, allowed=allowed)
+    derivatives, at = problem.derivatives, (state.scores, problem.targets)
+    slopes = Slopes(*(part.astype(jnp.float32) for part in (derivatives.gradient(*at), derivatives.curvature(*at), weights)))
+    grown = _grow(binned.codes, slopes, shape_of(settings, binned), settings.penalties, allowed)
     rows = leaves.Rows(state.scores, problem.targets, weights, grown.leaf, 2**settings.depth)
     value = leaves.solve(rows, problem.derivatives, settings.penalties, bounds=grown.bounds, steps=settings.newton_steps)
-    return grown.tree._replace(value=_rate(settings, state.count) * value), grown.leaf
+    shrunk = (_rate(settings, state.count) * value).astype(jnp.float32)
+    return grown.tree._replace(value=shrunk), grown.leaf
 
 
-def _histograms(codes: jax.Array, channels: jax.Array, num_bins: int, *, is_deterministic: bool) -> Callable:
-    if not is_deterministic:
-        return lambda nodes, num_nodes: histogram(codes, nodes, channels, num_nodes=num_nodes, num_bins=num_bins)
-    whole, unit = fixed_point(channels, codes.shape[1])
-
-    def histogram_of(nodes, num_nodes):
-        sums = histogram(codes, nodes, whole, num_nodes=num_nodes, num_bins=num_bins)
-        return sums.astype(unit.dtype) * unit[None, None, :, None]
-
-    return histogram_of
+def _grow(codes: jax.Array, slopes: Slopes, shape: Shape, penalties: Penalties, allowed: jax.Array | None) -> Growth:
+    """A tree, by the kernel where it is there."""
+    if not native.knows(shape):
+        return grow(codes, slopes, shape, penalties, allowed=allowed)
+    by_kernel, by_xla = (functools.partial(function, shape=shape) for function in (native.grow, grow))
+    return jax.lax.platform_dependent(
+        codes, slopes, penalties, allowed,
+        cpu=lambda codes, slopes, penalties, allowed: by_kernel(codes, slopes, penalties=penalties, allowed=allowed),
+        default=lambda codes, slopes, penalties, allowed: by_xla(codes, slopes, penalties=penalties, allowed=allowed),
+    )  # fmt: skip
 
 
 def _rate(settings: Settings, count: jax.Array) -> Any:

@@ -12,7 +12,6 @@ import itertools
 import os
 import pathlib
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -20,6 +19,8 @@ from typing import Any
 import jax
 import jaxlib.version
 from jax.experimental.compilation_cache import compilation_cache
+
+from gradkit import folders
 
 MAX_BYTES = 2**29
 SETTINGS = {
@@ -45,44 +46,11 @@ def persistent() -> Iterator[None]:
             _set(before)
 
 
-def cache_folder() -> pathlib.Path | None:
-    """The folder for what outlives a process, made if need be; ``None`` if it is turned off or cannot be written.
-
-    It is ``$GRADKIT_CACHE_DIR``, or else ``gradkit`` in the system's folder for caches (``$XDG_CACHE_HOME``, ``~/.cache``).
-    jax runs the programs it finds there: it must be nobody else's to write.
-    """
-    named = os.environ.get("GRADKIT_CACHE_DIR")
-    if named is not None and named.lower() in ("", "off"):
-        return None
-    try:
-        return _writable(pathlib.Path(named).expanduser() if named else _system_caches() / "gradkit")
-    except RuntimeError:  # nobody's home
-        return None
-
-
-def _system_caches() -> pathlib.Path:
-    if sys.platform == "darwin":
-        return pathlib.Path.home() / "Library" / "Caches"
-    if sys.platform == "win32":
-        return pathlib.Path(os.environ.get("LOCALAPPDATA") or pathlib.Path.home() / "AppData" / "Local")
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-
-
-def _writable(folder: pathlib.Path) -> pathlib.Path | None:
-    """The folder, made if need be; ``None`` if it cannot be written."""
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError:
-        return None
-
-
 def _wanted() -> dict[str, Any]:
     """The settings of jax that make it keep programs in our folder; none if the user has settled it, or it cannot be."""
     is_settled = jax.config.jax_compilation_cache_dir is not None or not jax.config.jax_enable_compilation_cache
-    base = None if is_settled or not _loads_well() else cache_folder()
-    folder = base and _writable(base / "programs")
+    base = None if is_settled or not _loads_well() else folders.cache_folder()
+    folder = base and folders.writable(base / "programs")
     if folder is None:
         return {}
     _trim(folder)

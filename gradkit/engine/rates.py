@@ -10,8 +10,7 @@ from typing import NamedTuple
 import jax
 import jaxlib
 
-from gradkit import settings
-from gradkit.engine import compilation
+from gradkit import folders, settings
 from gradkit.engine.plan import Plan, num_cores
 from gradkit.engine.runs import Run
 
@@ -42,7 +41,7 @@ def fingerprint(run: Run, settled: Plan) -> str:
 
 
 def _path(name: str):
-    folder = compilation.cache_folder()
+    folder = folders.cache_folder()
     return None if folder is None else folder / "rates" / f"{name}.json"
 
 
