@@ -33,3 +33,12 @@ __all__ = [
     "losses", "models", "objective", "optimizers", "plan", "sample", "schedules", "static", "stream", "sweep", "transforms",
     "uniform", "unroll", "zipped",
 ]  # fmt: skip
+
+
+def __getattr__(name: str):
+    """``gk.sklearn``, imported when it is first asked for: it needs scikit-learn, which nothing else does."""
+    if name == "sklearn":
+        from gradkit.interop import estimators
+
+        return estimators
+    raise AttributeError(f"module 'gradkit' has no attribute {name!r}")

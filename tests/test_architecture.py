@@ -19,9 +19,11 @@ ORDER = [
     "engine models report",
     "results",
     "fits sweeps",
+    "interop",
 ]
 RANKS = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms.split()}
-COMPILING = {"engine/segment.py", "gradients/lines.py"}  # jax.jit stands here only
+COMPILING = {"engine/segment.py", "gradients/lines.py", "boosting/prediction.py"}  # jax.jit stands here only
+LAZY = {"interop/estimators.py"}  # imported when asked for: may import what only it needs
 SETTING = {"engine/compilation.py"}  # jax's settings change here only, and are put back
 PRINTING = {"engine/progress.py"}
 DRAWING = {"report/plots.py"}
@@ -87,6 +89,8 @@ def test_files_are_short_documented_and_keep_to_their_fences(path):
 
 def test_heavy_libraries_are_not_imported_at_the_top():
     for path in FILES:
+        if path.relative_to(ROOT).as_posix() in LAZY:
+            continue
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, (ast.Import, ast.ImportFrom)):
                 name = node.names[0].name if isinstance(node, ast.Import) else node.module

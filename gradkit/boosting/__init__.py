@@ -1,14 +1,18 @@
 """Boosting: descent in function space. Features become bins, a loss becomes a ``Descent`` whose steps are trees.
 
 Files in the order of the flow: ``binning``, ``histograms``, ``splits``, ``growing`` (a tree), ``curvatures`` and ``leaves`` (its
-values), ``problems`` and ``steps`` (one step), ``descent``; ``packing`` and ``prediction`` of what was grown.
+values), ``problems`` and ``steps`` (one step), ``descent``; ``packing``, ``prediction`` and ``importances`` of what was grown.
 """
 
 from gradkit.boosting.binning import Binned as Binned
 from gradkit.boosting.binning import bin as bin
 from gradkit.boosting.curvatures import gauss_newton as gauss_newton
 from gradkit.boosting.descent import descent as descent
+from gradkit.boosting.importances import Importances as Importances
+from gradkit.boosting.importances import gain_by_tree as gain_by_tree
+from gradkit.boosting.importances import importances as importances
 from gradkit.boosting.prediction import Ensemble as Ensemble
 from gradkit.boosting.prediction import leaf_indices as leaf_indices
 from gradkit.boosting.prediction import predict as predict
+from gradkit.boosting.prediction import staged_predict as staged_predict
 from gradkit.boosting.problems import Examples as Examples

@@ -39,18 +39,39 @@ def leaves_of(tree: Tree, binned: Binned) -> jax.Array:
     return node - tree.feature.shape[-1]
 
 
+@jax.jit
 def predict(ensemble: Ensemble, binned: Binned) -> jax.Array:
     """The scores of binned examples, before the inverse link: shape (n,), or (n, k) for k outputs."""
+    return _shown(ensemble, jax.lax.scan(lambda scores, part: (_added(scores, part, binned), None), *_start(ensemble, binned))[0])
+
+
+@jax.jit
+def staged_predict(ensemble: Ensemble, binned: Binned) -> jax.Array:
+    """The scores after each tree: shape (t, n), or (t, n, k) for k outputs; held in memory all at once."""
 
     def add(scores, part):
-        tree, coefficient = part
-        return scores + coefficient * tree.value[leaves_of(tree, binned)], None
+        new = _added(scores, part, binned)
+        return new, new
 
-    start = jnp.broadcast_to(jnp.atleast_1d(ensemble.intercept), (len(binned), ensemble.trees.value.shape[-1]))
-    scores, _ = jax.lax.scan(add, start, (ensemble.trees, ensemble.coefficient))
-    return scores if ensemble.intercept.ndim else scores[:, 0]
+    return _shown(ensemble, jax.lax.scan(add, *_start(ensemble, binned))[1])
 
 
+@jax.jit
 def leaf_indices(ensemble: Ensemble, binned: Binned) -> jax.Array:
-    """The leaf of each example in each tree, int32 (n, t)."""
+    """The leaf of each example in each tree, int32 (n, t), counted from the left."""
     return jax.lax.map(lambda tree: leaves_of(tree, binned), ensemble.trees).T
+
+
+def _start(ensemble: Ensemble, binned: Binned) -> tuple:
+    """The intercept for every example, and the parts that are added to it."""
+    start = jnp.broadcast_to(jnp.atleast_1d(ensemble.intercept), (len(binned), ensemble.trees.value.shape[-1]))
+    return start, (ensemble.trees, ensemble.coefficient)
+
+
+def _added(scores: jax.Array, part: tuple[Tree, jax.Array], binned: Binned) -> jax.Array:
+    tree, coefficient = part
+    return scores + coefficient * tree.value[leaves_of(tree, binned)]
+
+
+def _shown(ensemble: Ensemble, scores: jax.Array) -> jax.Array:
+    return scores if ensemble.intercept.ndim else scores[..., 0]

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from gradkit.boosting import leaves, native, packing, sampling
-from gradkit.boosting.growing import Growth, Shape, Slopes, Tree, grow
+from gradkit.boosting.growing import Slopes, Tree, grow
 from gradkit.boosting.prediction import Ensemble, predict
 from gradkit.boosting.problems import Problem, Settings, pose, scores_of, shape_of
-from gradkit.boosting.splits import Penalties
 from gradkit.contracts import Info
 
 
@@ -91,23 +89,13 @@ def _fit_tree(settings: Settings, problem: Problem, state: BoostingState) -> tup
     allowed = sampling.features(key, settings.colsample_bytree, settings.colsample_bylevel, binned.codes.shape[1], settings.depth)
     derivatives, at = problem.derivatives, (state.scores, problem.targets)
     slopes = Slopes(*(part.astype(jnp.float32) for part in (derivatives.gradient(*at), derivatives.curvature(*at), weights)))
-    grown = _grow(binned.codes, slopes, shape_of(settings, binned), settings.penalties, allowed)
+    shape = shape_of(settings, binned)
+    grower = native.grow if native.knows(shape) else grow
+    grown = grower(binned.codes, slopes, shape, settings.penalties, allowed=allowed)
     rows = leaves.Rows(state.scores, problem.targets, weights, grown.leaf, 2**settings.depth)
     value = leaves.solve(rows, problem.derivatives, settings.penalties, bounds=grown.bounds, steps=settings.newton_steps)
     shrunk = (_rate(settings, state.count) * value).astype(jnp.float32)
     return grown.tree._replace(value=shrunk), grown.leaf
-
-
-def _grow(codes: jax.Array, slopes: Slopes, shape: Shape, penalties: Penalties, allowed: jax.Array | None) -> Growth:
-    """A tree, by the kernel where it is there."""
-    if not native.knows(shape):
-        return grow(codes, slopes, shape, penalties, allowed=allowed)
-    by_kernel, by_xla = (functools.partial(function, shape=shape) for function in (native.grow, grow))
-    return jax.lax.platform_dependent(
-        codes, slopes, penalties, allowed,
-        cpu=lambda codes, slopes, penalties, allowed: by_kernel(codes, slopes, penalties=penalties, allowed=allowed),
-        default=lambda codes, slopes, penalties, allowed: by_xla(codes, slopes, penalties=penalties, allowed=allowed),
-    )  # fmt: skip
 
 
 def _rate(settings: Settings, count: jax.Array) -> Any:

@@ -62,7 +62,7 @@ def target() -> str | None:
 
     ``GRADKIT_NATIVE=off`` does without it.
     """
-    if os.environ.get("GRADKIT_NATIVE", "").lower() == "off" or "cpu" not in jax.devices()[0].platform:
+    if os.environ.get("GRADKIT_NATIVE", "").lower() == "off" or jax.default_backend() != "cpu":
         return None
     told = SOURCE.read_bytes() + repr((jaxlib.__version__, platform.machine(), platform.system(), FLAGS)).encode()
     name = f"gradkit_grow_tree_{hashlib.sha256(told).hexdigest()[:16]}"

@@ -1,0 +1,280 @@
+"""Boosting as scikit-learn's users ask for it: estimators whose matrices flow in, binned, and whose predictions flow out.
+
+Reached as ``gk.sklearn``, and imported only then; needs scikit-learn 1.6.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from gradkit import boosting, losses
+from gradkit.boosting import Binned, Ensemble, Examples
+from gradkit.checks import require
+from gradkit.fits import fit
+
+
+def half_squared(score: Any, target: Any) -> Any:
+    """Half the squared error, as scikit-learn and XGBoost count it: penalties then mean what they mean there."""
+    return losses.squared(score, target) / 2
+
+
+REGRESSION = {  # loss and inverse link
+    "squared_error": (half_squared, None),
+    "absolute_error": (losses.absolute, None),
+    "huber": (losses.huber, None),
+    "quantile": (losses.quantile, None),
+    "poisson": (losses.poisson, jnp.exp),
+}
+
+
+class _GradientBoosting(BaseEstimator):
+    """What classifier and regressor share; see them for the parameters."""
+
+    def __init__(
+        self, loss, *, learning_rate=0.1, max_iter=100, max_depth=6, l1_regularization=0.0, l2_regularization=1.0, gamma=0.0,
+        min_child_weight=1.0, min_samples_leaf=1, max_delta_step=np.inf, subsample=1.0, max_features=1.0, max_bins=256,
+        categorical_features=None, monotonic_cst=None, early_stopping=False, validation_fraction=0.1, n_iter_no_change=10,
+        curvature=None, random_state=None,
+    ):  # fmt: skip
+        self.loss = loss
+        self.learning_rate = learning_rate
+        self.max_iter = max_iter
+        self.max_depth = max_depth
+        self.l1_regularization = l1_regularization
+        self.l2_regularization = l2_regularization
+        self.gamma = gamma
+        self.min_child_weight = min_child_weight
+        self.min_samples_leaf = min_samples_leaf
+        self.max_delta_step = max_delta_step
+        self.subsample = subsample
+        self.max_features = max_features
+        self.max_bins = max_bins
+        self.categorical_features = categorical_features
+        self.monotonic_cst = monotonic_cst
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.curvature = curvature
+        self.random_state = random_state
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
+
+    def _boost(self, X: np.ndarray, targets: np.ndarray, sample_weight: Any, loss: Callable, num_outputs: int | None):
+        """Bin, grow, and keep what predictions need."""
+        random = check_random_state(self.random_state)
+        key = int(random.randint(2**31 - 1))
+        weights = (
+            None if sample_weight is None else _check_sample_weight(sample_weight, X, dtype=np.float32, ensure_non_negative=True)
+        )
+        require(weights is None or weights.sum() > 0, "sample_weight", "have a positive sum", sample_weight, "Leave it out.")
+        fold = self._held_out(targets, random) if self.early_stopping else None
+        counted = np.ones(len(X), np.float32) if weights is None else weights
+        cut_by = None if weights is None and fold is None else counted if fold is None else np.where(fold == 1, 0, counted)
+        self._binned = boosting.bin(X, bins=self.max_bins, categorical=self.categorical_features or (), weights=cut_by)
+        booster = boosting.descent(
+            loss, learning_rate=self.learning_rate, depth=self.max_depth, num_outputs=num_outputs, l1=self.l1_regularization,
+            l2=self.l2_regularization, gamma=self.gamma, min_child_weight=self.min_child_weight,
+            min_child_samples=self.min_samples_leaf, max_delta_step=self.max_delta_step, subsample=self.subsample,
+            colsample_bylevel=self.max_features, monotone=self.monotonic_cst, curvature=self.curvature,
+            fold=None if fold is None else 1, patience=None if fold is None else self.n_iter_no_change,
+        )  # fmt: skip
+        made = fit(booster, Examples(self._binned, targets, weights, fold=fold), steps=self.max_iter, key=key, progress=False)
+        self._binned = Binned(
+            np.zeros((0, X.shape[1]), np.uint8), self._binned.num_bins, self._binned.categorical, False, self._binned.cuts
+        )
+        self.ensemble_: Ensemble = jax.tree.map(np.asarray, made.params)
+        self.status_ = made.status
+        self.train_score_ = np.asarray(made.history["loss"])
+        self.validation_score_ = None if fold is None else np.asarray(made.history["held_out_loss"])
+        self.n_iter_ = int((self.ensemble_.coefficient > 0).sum())
+        return self
+
+    def _held_out(self, targets: np.ndarray, random: np.random.RandomState) -> np.ndarray:
+        """Which examples are held out for early stopping: 1, the others 0."""
+        stratify = targets if isinstance(self, ClassifierMixin) else None
+        _, held = train_test_split(
+            np.arange(len(targets)), test_size=self.validation_fraction, random_state=random, stratify=stratify
+        )
+        fold = np.zeros(len(targets), np.int32)
+        fold[held] = 1
+        return fold
+
+    def _scores(self, X: Any, predict: Callable = boosting.predict) -> np.ndarray:
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_all_finite=False, reset=False)
+        return np.asarray(predict(self.ensemble_, self._binned.like(X)), float)
+
+    @property
+    def feature_importances_(self) -> np.ndarray:
+        """Each feature's share of the gain of all splits."""
+        check_is_fitted(self)
+        gain = np.asarray(boosting.importances(self.ensemble_, self.n_features_in_).gain, float)
+        return gain / max(gain.sum(), np.finfo(float).tiny)
+
+
+class GradientBoostingRegressor(RegressorMixin, _GradientBoosting):
+    """Boosted trees for a number, by any loss.
+
+    Args:
+        loss: ``"squared_error"``, ``"absolute_error"``, ``"huber"``, ``"quantile"``, ``"poisson"``, or a pure function
+            ``(score, target) -> scalar``; see ``gk.losses``.
+        learning_rate: The share of each tree.
+        max_iter: Trees.
+        max_depth: Levels of splits of every tree.
+        l1_regularization, l2_regularization, gamma, min_child_weight, min_samples_leaf, max_delta_step: What holds trees back;
+            see :func:`gradkit.boosting.descent`.
+        subsample: The share of the examples that a tree is grown on.
+        max_features: The share of the features that each level of a tree may use.
+        max_bins: Bins per feature, from 3 to 256; missing values have one of them.
+        categorical_features: Columns, by position or name, whose values have no order.
+        monotonic_cst: Per feature 1, -1 or 0: where the prediction must not fall, must not rise, or may do both.
+        early_stopping: Whether to hold examples out and to stop when their loss falls no more.
+        validation_fraction: The share that is held out.
+        n_iter_no_change: Trees without a lower held-out loss after which to stop.
+        curvature: A policy of ``boosting.curvatures``; by default what suits the loss.
+        random_state: Of the samples that are drawn and of what is held out.
+        quantile: The level, for ``loss="quantile"``.
+        inverse_link: ``scores -> predictions``, for a loss of your own.
+
+    Attributes:
+        ensemble_: The model.
+        n_iter_: Trees that count.
+        train_score_, validation_score_: The loss before each tree, and the held-out loss after it.
+        feature_importances_: Shares of the gain.
+
+    >>> X, y = np.arange(40.0)[:, None], np.arange(40.0) // 10
+    >>> model = GradientBoostingRegressor(max_iter=30, learning_rate=0.5, max_depth=2).fit(X, y)
+    >>> model.predict([[3.0], [25.0]]).round(2).tolist()
+    [0.0, 2.0]
+    """
+
+    def __init__(
+        self, loss="squared_error", *, learning_rate=0.1, max_iter=100, max_depth=6, l1_regularization=0.0, l2_regularization=1.0,
+        gamma=0.0, min_child_weight=1.0, min_samples_leaf=1, max_delta_step=np.inf, subsample=1.0, max_features=1.0, max_bins=256,
+        categorical_features=None, monotonic_cst=None, early_stopping=False, validation_fraction=0.1, n_iter_no_change=10,
+        curvature=None, random_state=None, quantile=0.5, inverse_link=None,
+    ):  # fmt: skip
+        super().__init__(
+            loss, learning_rate=learning_rate, max_iter=max_iter, max_depth=max_depth, l1_regularization=l1_regularization,
+            l2_regularization=l2_regularization, gamma=gamma, min_child_weight=min_child_weight,
+            min_samples_leaf=min_samples_leaf, max_delta_step=max_delta_step, subsample=subsample, max_features=max_features,
+            max_bins=max_bins, categorical_features=categorical_features, monotonic_cst=monotonic_cst,
+            early_stopping=early_stopping, validation_fraction=validation_fraction, n_iter_no_change=n_iter_no_change,
+            curvature=curvature, random_state=random_state,
+        )  # fmt: skip
+        self.quantile = quantile
+        self.inverse_link = inverse_link
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> GradientBoostingRegressor:
+        """Grow the trees on examples X (n, d) and targets y (n,)."""
+        X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], ensure_all_finite=False, y_numeric=True)
+        loss, _ = self._loss()
+        require(self.loss != "poisson" or (y >= 0).all(), "y", 'be at least 0 for loss="poisson"', y, "Counts and rates are.")
+        return self._boost(X, np.asarray(y, np.float32), sample_weight, loss, None)
+
+    def _loss(self) -> tuple[Callable, Callable | None]:
+        if callable(self.loss):
+            return self.loss, self.inverse_link
+        known = f"be one of {', '.join(REGRESSION)} or a function (score, target) -> scalar"
+        require(self.loss in REGRESSION, "loss", known, self.loss, "Any loss of gk.losses will do.")
+        loss, link = REGRESSION[self.loss]
+        return (functools.partial(loss, level=self.quantile) if self.loss == "quantile" else loss), link
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Predictions (n,), after the inverse link."""
+        return self._linked(self._scores(X))
+
+    def staged_predict(self, X: Any) -> Iterator[np.ndarray]:
+        """Predictions after each tree."""
+        yield from map(self._linked, self._scores(X, boosting.staged_predict)[: self.n_iter_])
+
+    def _linked(self, scores: np.ndarray) -> np.ndarray:
+        _, link = self._loss()
+        return scores if link is None else np.asarray(link(scores))
+
+
+class GradientBoostingClassifier(ClassifierMixin, _GradientBoosting):
+    """Boosted trees for a class: one score for two classes, a vector in each leaf for more.
+
+    Args:
+        loss: ``"log_loss"``, or a pure function ``(score, class) -> scalar`` whose classes count from 0; it is given one score
+            for two classes, else one per class, and its predictions are those of the logistic and the softmax.
+        learning_rate: See :class:`GradientBoostingRegressor` for this and all others.
+
+    Attributes:
+        classes_: The classes.
+        ensemble_, n_iter_, train_score_, validation_score_, feature_importances_: As of the regressor.
+
+    >>> X, y = np.arange(40.0)[:, None], np.array(["low", "high"] * 20)
+    >>> y[:20], y[20:] = "low", "high"
+    >>> model = GradientBoostingClassifier(max_iter=10, max_depth=2).fit(X, y)
+    >>> model.predict([[3.0], [30.0]]).tolist()
+    ['low', 'high']
+    """
+
+    def __init__(
+        self, loss="log_loss", *, learning_rate=0.1, max_iter=100, max_depth=6, l1_regularization=0.0, l2_regularization=1.0,
+        gamma=0.0, min_child_weight=1.0, min_samples_leaf=1, max_delta_step=np.inf, subsample=1.0, max_features=1.0, max_bins=256,
+        categorical_features=None, monotonic_cst=None, early_stopping=False, validation_fraction=0.1, n_iter_no_change=10,
+        curvature=None, random_state=None,
+    ):  # fmt: skip
+        super().__init__(
+            loss, learning_rate=learning_rate, max_iter=max_iter, max_depth=max_depth, l1_regularization=l1_regularization,
+            l2_regularization=l2_regularization, gamma=gamma, min_child_weight=min_child_weight,
+            min_samples_leaf=min_samples_leaf, max_delta_step=max_delta_step, subsample=subsample, max_features=max_features,
+            max_bins=max_bins, categorical_features=categorical_features, monotonic_cst=monotonic_cst,
+            early_stopping=early_stopping, validation_fraction=validation_fraction, n_iter_no_change=n_iter_no_change,
+            curvature=curvature, random_state=random_state,
+        )  # fmt: skip
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> GradientBoostingClassifier:
+        """Grow the trees on examples X (n, d) and classes y (n,)."""
+        X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], ensure_all_finite=False)
+        check_classification_targets(y)
+        self.classes_, codes = np.unique(y, return_inverse=True)
+        k = len(self.classes_)
+        if k < 2:
+            raise ValueError(f"`y` must hold at least 2 classes, got 1 class: {self.classes_[0]!r}. A constant needs no model.")
+        require(callable(self.loss) or self.loss == "log_loss", "loss", "be log_loss or a function (score, class) -> scalar",
+                self.loss, "Write your own as a pure function.")  # fmt: skip
+        loss = self.loss if callable(self.loss) else losses.logistic if k == 2 else losses.softmax
+        targets = codes.astype(np.float32 if loss is losses.logistic else np.int32)
+        return self._boost(X, targets, sample_weight, loss, None if k == 2 else k)
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Raw scores: shape (n,) for two classes, else (n, k)."""
+        return self._scores(X)
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """The probability of each class, shape (n, k)."""
+        return _probabilities(self._scores(X))
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The most probable class of each example, shape (n,)."""
+        most = self.predict_proba(X).argmax(1)
+        return self.classes_[most]
+
+    def staged_predict_proba(self, X: Any) -> Iterator[np.ndarray]:
+        """The probabilities after each tree."""
+        yield from map(_probabilities, self._scores(X, boosting.staged_predict)[: self.n_iter_])
+
+
+def _probabilities(scores: np.ndarray) -> np.ndarray:
+    if scores.ndim == 1:
+        scores = np.stack([np.zeros_like(scores), scores], 1)
+    shares = np.exp(scores - scores.max(1, keepdims=True))
+    return shares / shares.sum(1, keepdims=True)

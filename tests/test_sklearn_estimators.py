@@ -1,0 +1,100 @@
+"""The estimators of gk.sklearn: scikit-learn's own checks, and what its users do."""
+
+import pickle
+
+import numpy as np
+import pytest
+from sklearn import datasets
+from sklearn.base import clone
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.model_selection import GridSearchCV, train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils._test_common.instance_generator import PER_ESTIMATOR_XFAIL_CHECKS
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import gradkit as gk
+
+SMALL = {"max_iter": 5, "max_depth": 3}
+ESTIMATORS = [gk.sklearn.GradientBoostingClassifier(**SMALL), gk.sklearn.GradientBoostingRegressor(**SMALL)]
+
+
+def known_to_fail(estimator):
+    """The checks that scikit-learn's own histogram boosting fails: repeated examples are equal to weights up to rounding only."""
+    is_classifier = isinstance(estimator, gk.sklearn.GradientBoostingClassifier)
+    return PER_ESTIMATOR_XFAIL_CHECKS.get(HistGradientBoostingClassifier, {}) if is_classifier else {}
+
+
+@parametrize_with_checks(ESTIMATORS, expected_failed_checks=known_to_fail)
+def test_scikit_learns_own_checks_pass(estimator, check):
+    check(estimator)
+
+
+def test_probabilities_of_real_classes_are_good():
+    for data, limit in ((datasets.load_breast_cancer(return_X_y=True), 0.14), (datasets.load_digits(return_X_y=True), 0.16)):
+        X, X_test, y, y_test = train_test_split(*data, test_size=0.1, random_state=42)
+        model = gk.sklearn.GradientBoostingClassifier(max_iter=50, max_depth=5).fit(X, y)
+        shares = model.predict_proba(X_test)
+        np.testing.assert_allclose(shares.sum(1), 1)
+        assert -np.log(shares[np.arange(len(y_test)), y_test]).mean() < limit
+
+
+def test_early_stopping_keeps_the_best_trees():
+    X, y = datasets.load_diabetes(return_X_y=True)
+    model = gk.sklearn.GradientBoostingRegressor(max_iter=200, early_stopping=True, n_iter_no_change=5, random_state=0).fit(X, y)
+    assert model.n_iter_ < 100
+    assert model.validation_score_[: model.n_iter_ + 5].argmin() + 1 == model.n_iter_
+    assert len(list(model.staged_predict(X[:3]))) == model.n_iter_
+    np.testing.assert_allclose(list(model.staged_predict(X[:3]))[-1], model.predict(X[:3]), rtol=1e-5)
+
+
+def test_a_model_survives_pickling_cloning_pipelines_and_searches():
+    X, y = datasets.load_iris(return_X_y=True)
+    model = gk.sklearn.GradientBoostingClassifier(**SMALL).fit(X, y)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).predict_proba(X), model.predict_proba(X))
+    assert clone(model).get_params() == model.get_params()
+    search = GridSearchCV(make_pipeline(StandardScaler(), model), {"gradientboostingclassifier__learning_rate": [0.1, 0.5]}, cv=2)
+    assert search.fit(X, y).best_score_ > 0.9
+
+
+def test_a_loss_of_ones_own_and_every_named_one_fit():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(400, 3))
+    y = np.exp(X[:, 0] / 2) + 0.1 * rng.random(400)
+    for loss in ("squared_error", "absolute_error", "huber", "quantile", "poisson", lambda s, t: (s - t) ** 4):
+        model = gk.sklearn.GradientBoostingRegressor(loss, max_iter=60, max_depth=3).fit(X, y)
+        assert model.score(X, y) > 0.8, loss
+
+
+def test_a_missing_value_tells_and_a_category_has_no_order():
+    rng = np.random.default_rng(1)
+    X = rng.normal(size=(300, 2))
+    X[rng.random(300) < 0.4, 0] = np.nan
+    y = np.isnan(X[:, 0]).astype(int)
+    assert gk.sklearn.GradientBoostingClassifier(max_iter=3).fit(X, y).score(X, y) == 1
+    X = rng.integers(0, 40, (600, 1)).astype(float)
+    y = (X[:, 0] * 7 % 5 < 2).astype(int)
+    scores = [
+        gk.sklearn.GradientBoostingClassifier(max_iter=2, max_depth=1, categorical_features=columns, learning_rate=1.0)
+        .fit(X, y)
+        .score(X, y)
+        for columns in (None, [0])
+    ]
+    assert scores[1] == 1 > scores[0]
+
+
+@pytest.mark.parametrize(
+    ("model", "y", "weights", "message"),
+    [
+        (gk.sklearn.GradientBoostingRegressor("pinball"), np.ones(9), None, "`loss` must be one of squared_error"),
+        (gk.sklearn.GradientBoostingRegressor("poisson"), -np.ones(9), None, "`y` must be at least 0"),
+        (gk.sklearn.GradientBoostingRegressor(), np.r_[np.nan, np.ones(8)], None, "NaN"),
+        (gk.sklearn.GradientBoostingRegressor(), np.ones(9), np.zeros(9), "Sample weights must contain|`sample_weight` must have a positive sum"),
+        (gk.sklearn.GradientBoostingRegressor(max_bins=300), np.ones(9), None, "`bins` must be at most 256, got 300"),
+        (gk.sklearn.GradientBoostingClassifier(), np.ones(9), None, "at least 2 classes, got 1 class"),
+        (gk.sklearn.GradientBoostingClassifier("hinge"), np.arange(9) % 2, None, "`loss` must be log_loss or a function"),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused(model, y, weights, message):
+    with pytest.raises(ValueError, match=message):
+        model.fit(np.arange(9.0)[:, None], y, weights)
