@@ -89,7 +89,12 @@ def test_a_missing_value_tells_and_a_category_has_no_order():
         (gk.sklearn.GradientBoostingRegressor("pinball"), np.ones(9), None, "`loss` must be one of squared_error"),
         (gk.sklearn.GradientBoostingRegressor("poisson"), -np.ones(9), None, "`y` must be at least 0"),
         (gk.sklearn.GradientBoostingRegressor(), np.r_[np.nan, np.ones(8)], None, "NaN"),
-        (gk.sklearn.GradientBoostingRegressor(), np.ones(9), np.zeros(9), "Sample weights must contain|`sample_weight` must have a positive sum"),
+        (
+            gk.sklearn.GradientBoostingRegressor(),
+            np.ones(9),
+            np.zeros(9),
+            "Sample weights must contain|`sample_weight` must have a positive sum",
+        ),
         (gk.sklearn.GradientBoostingRegressor(max_bins=300), np.ones(9), None, "`bins` must be at most 256, got 300"),
         (gk.sklearn.GradientBoostingClassifier(), np.ones(9), None, "at least 2 classes, got 1 class"),
         (gk.sklearn.GradientBoostingClassifier("hinge"), np.arange(9) % 2, None, "`loss` must be log_loss or a function"),
