@@ -84,7 +84,8 @@ class Sweep:
         """A row per member: hyper-parameters, status, steps made, losses, metrics, first bad leaf.
 
         ``initial_loss`` is that of the first batch, ``final_loss`` the mean over the last twentieth of the steps made (one batch
-        alone is noise), ``best_loss`` the lowest of any batch.
+        alone is noise), ``best_loss`` the lowest of any batch. What the steps report besides their loss stands under its own
+        name, taken like ``final_loss``, and at the first step as ``initial_...``.
         """
         import pandas as pd
 
@@ -93,7 +94,8 @@ class Sweep:
     def _row(self, member: int) -> dict[str, Any]:
         fit = self.fits[member]
         losses = fit.losses if len(fit.losses) else np.array([np.nan])
-        starts = {f"initial_{name}": values[0] for name, values in fit.evaluations.items() if name != "step"}
+        told = {name: values[: len(losses)] for name, values in fit.history.items() if name != "loss" and len(fit.losses)}
+        starts = {f"initial_{name}": values[0] for name, values in (fit.evaluations | told).items() if name != "step"}
         return {
             "member": member,
             **{name: _readable(value) for name, value in self.hyper[member].items()},
@@ -101,9 +103,10 @@ class Sweep:
             "steps_made": fit.steps,
             **({"rung": fit.rung} if self.passed else {}),
             "initial_loss": losses[0],
-            "final_loss": losses[-max(len(losses) // 20, 1) :].mean(),
+            "final_loss": _at_the_end(losses),
             "best_loss": losses.min(),
             **fit.metrics,
+            **{name: _at_the_end(values) for name, values in told.items()},
             **starts,
             "bad_leaf": fit.bad_leaf,
         }
@@ -242,6 +245,11 @@ def configurations(members: Iterable[dict[str, Any]], over: str | None) -> list[
     for member, hyper in enumerate(members):
         groups.setdefault(Static({name: value for name, value in hyper.items() if name != over}), []).append(member)
     return [tuple(each) for each in groups.values()]
+
+
+def _at_the_end(values: np.ndarray) -> Any:
+    """The mean over the last twentieth."""
+    return values[-max(len(values) // 20, 1) :].mean()
 
 
 def _readable(value: Any) -> Any:
