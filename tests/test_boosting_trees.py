@@ -33,7 +33,7 @@ SETTINGS = {
     "deep": ({"depth": 5}, {"l2": 0.1}),
     "stump": ({"depth": 1}, {}),
 }
-GROWERS = [growing.grow, *([native.grow] if native.target() else [])]
+GROWERS = [growing.grow, *([native.grow] if native.is_there() else [])]
 
 
 def form(name):
@@ -150,7 +150,7 @@ def test_the_histogram_under_vmap_is_that_of_a_loop():
 
 
 def test_the_kernel_is_there_where_a_compiler_is():
-    assert (native.target() is not None) == any(map(shutil.which, native.COMPILERS))
+    assert (native.is_there()) == any(map(shutil.which, native.COMPILERS))
 
 
 def test_examples_of_no_weight_find_their_leaf_but_count_for_nothing():
@@ -178,13 +178,14 @@ from gradkit.boosting.growing import Shape, Slopes
 from gradkit.boosting.splits import Penalties
 rng = np.random.default_rng(0)
 codes, n = rng.integers(0, 32, (40_000, 17)).astype(np.uint8), 40_000
+assert native.is_there()
 slopes = Slopes(*(part.astype(np.float32) for part in (rng.normal(size=(n, 1)), rng.uniform(0.5, 1, (n, 1)), np.ones(n))))
 grown = jax.jit(lambda: native.grow(codes, slopes, Shape(6, 32), Penalties()))()
 print(hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(grown))).hexdigest())
 """
 
 
-@pytest.mark.skipif(native.target() is None, reason="no compiler, no kernel")
+@pytest.mark.skipif(not native.is_there(), reason="no compiler, no kernel")
 def test_no_bit_of_a_tree_depends_on_the_number_of_threads():
     told = {
         subprocess.run(

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gradkit.boosting import native
 from gradkit.boosting.curvatures import Derivatives
 from gradkit.boosting.growing import Bounds
 from gradkit.boosting.splits import Penalties, Sums, weight
@@ -42,9 +43,14 @@ class Rows(NamedTuple):
 
     def sum(self, values: jax.Array) -> jax.Array:
         """Weighted sums per leaf of what leads with examples."""
-        weights = self.weights.reshape(-1, *[1] * (values.ndim - 1))
-        blank = jnp.zeros((self.num_leaves, *values.shape[1:]), values.dtype)
-        return blank.at[self.leaf].add(weights * values, mode="promise_in_bounds")
+        flat = values.reshape(len(values), -1)
+        if native.is_there() and flat.dtype == jnp.float32:
+            sums = native.sum_leaves(self.leaf, self.weights, flat, self.num_leaves)
+        else:
+            weighted = jnp.where(self.weights[:, None] > 0, self.weights[:, None] * flat, 0)
+            blank = jnp.zeros((self.num_leaves, flat.shape[1]), flat.dtype)
+            sums = blank.at[self.leaf].add(weighted, mode="promise_in_bounds")
+        return sums.reshape(self.num_leaves, *values.shape[1:])
 
     def moved(self, value: jax.Array) -> jax.Array:
         """The scores with the value of each leaf added, shape (n, k)."""
@@ -66,9 +72,8 @@ def solve(
     if not derivatives.has_curvature and rows.scores.shape[1] == 1:
         value = jnp.clip(_bisect(rows, derivatives, penalties), -penalties.max_delta_step, penalties.max_delta_step)
     else:
-        value = jnp.zeros((rows.num_leaves, rows.scores.shape[1]), rows.scores.dtype)
         step = lambda _, value: _newton(rows, derivatives, penalties, value)  # noqa: E731
-        value = step(0, value) if steps == 1 else jax.lax.fori_loop(0, steps, step, value)
+        value = jax.lax.fori_loop(1, steps, step, _newton(rows, derivatives, penalties, None))
     return value if bounds is None else jnp.clip(value, bounds.low[:, None], bounds.high[:, None])
 
 
@@ -90,9 +95,10 @@ def intercept(rows: Rows, derivatives: Derivatives) -> jax.Array:
     return jax.lax.while_loop(is_going, advance, (0, zero, zero + jnp.inf))[1][0]
 
 
-def _newton(rows: Rows, derivatives: Derivatives, penalties: Penalties, start: jax.Array) -> jax.Array:
-    """One step from a value per leaf, halved where it would raise the leaf's loss."""
-    scores = rows.moved(start)
+def _newton(rows: Rows, derivatives: Derivatives, penalties: Penalties, start: jax.Array | None) -> jax.Array:
+    """One step from a value per leaf (``None``: from 0), halved where it would raise the leaf's loss."""
+    scores, before = rows.scores if start is None else rows.moved(start), _losses(rows, derivatives, penalties, start)
+    start = jnp.zeros((rows.num_leaves, scores.shape[1]), scores.dtype) if start is None else start
     gradient = rows.sum(derivatives.gradient(scores, rows.targets))
     if derivatives.matrix is None:
         target = _diagonal_target(rows, derivatives, penalties, start, scores, gradient)
@@ -100,7 +106,6 @@ def _newton(rows: Rows, derivatives: Derivatives, penalties: Penalties, start: j
         target = _block_target(rows, derivatives, penalties, start, scores, gradient)
     limit = penalties.max_delta_step
     full = jnp.clip(target, -limit, limit) - start
-    before = _losses(rows, derivatives, penalties, start)
 
     def is_worse(share):
         after = _losses(rows, derivatives, penalties, start + share[:, None] * full)
@@ -134,7 +139,10 @@ def _block_target(rows, derivatives, penalties, start, scores, gradient):
     return -jnp.linalg.solve(matrix + ridge, pull[..., None])[..., 0]
 
 
-def _losses(rows: Rows, derivatives: Derivatives, penalties: Penalties, value: jax.Array) -> jax.Array:
+def _losses(rows: Rows, derivatives: Derivatives, penalties: Penalties, value: jax.Array | None) -> jax.Array:
+    """What each leaf loses at a value, penalties included."""
+    if value is None:
+        return rows.sum(derivatives.value(rows.scores, rows.targets))
     penalty = (penalties.l2 / 2 * value**2 + penalties.l1 * jnp.abs(value)).sum(-1)
     return rows.sum(derivatives.value(rows.moved(value), rows.targets)) + penalty
 

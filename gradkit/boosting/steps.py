@@ -11,6 +11,7 @@ from gradkit.boosting import leaves, native, packing, sampling
 from gradkit.boosting.growing import Slopes, Tree, grow
 from gradkit.boosting.prediction import Ensemble, predict
 from gradkit.boosting.problems import Problem, Settings, pose, scores_of, shape_of
+from gradkit.boosting.splits import Penalties
 from gradkit.contracts import Info
 
 
@@ -89,11 +90,11 @@ def _fit_tree(settings: Settings, problem: Problem, state: BoostingState) -> tup
     allowed = sampling.features(key, settings.colsample_bytree, settings.colsample_bylevel, binned.codes.shape[1], settings.depth)
     derivatives, at = problem.derivatives, (state.scores, problem.targets)
     slopes = Slopes(*(part.astype(jnp.float32) for part in (derivatives.gradient(*at), derivatives.curvature(*at), weights)))
-    shape = shape_of(settings, binned)
+    shape, penalties = shape_of(settings, binned), Penalties(*(jnp.asarray(each, jnp.float32) for each in settings.penalties))
     grower = native.grow if native.knows(shape) else grow
-    grown = grower(binned.codes, slopes, shape, settings.penalties, allowed=allowed)
+    grown = grower(binned.codes, slopes, shape, penalties, allowed=allowed)
     rows = leaves.Rows(state.scores, problem.targets, weights, grown.leaf, 2**settings.depth)
-    value = leaves.solve(rows, problem.derivatives, settings.penalties, bounds=grown.bounds, steps=settings.newton_steps)
+    value = leaves.solve(rows, problem.derivatives, penalties, bounds=grown.bounds, steps=settings.newton_steps)
     shrunk = (_rate(settings, state.count) * value).astype(jnp.float32)
     return grown.tree._replace(value=shrunk), grown.leaf
 

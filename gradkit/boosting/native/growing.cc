@@ -5,111 +5,21 @@
 // there are.
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
-#include <condition_variable>
 #include <cstdint>
 #include <cstring>
-#include <limits>
 #include <memory>
-#include <mutex>
 #include <vector>
 
-#include "xla/ffi/api/ffi.h"
+#include "parallel.h"
+#include "scores.h"
+#include "sorted.h"
 
-namespace ffi = xla::ffi;
-
+namespace gradkit {
 namespace {
 
-constexpr double kRounding = 1e-6;  // as splits.ROUNDING
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr int64_t kBlockOfFeatures = 14;  // at most: the histograms of one node stay close to the core
-constexpr int64_t kFewOutputs = 8;  // whose sums fit the stack
-constexpr int64_t kBlockOfRows = 1 << 14;
-constexpr int64_t kAhead = 24;  // examples that are fetched before they are needed
-
-// Runs task(0) to task(count - 1) on the pool and on this thread, which never waits for a task that nobody has begun.
-template <typename Task>
-void Parallel(ffi::ThreadPool& pool, int64_t count, const Task& task) {
-  struct Shared {
-    std::atomic<int64_t> next{0}, done{0};
-    std::mutex mutex;
-    std::condition_variable all_done;
-  };
-  if (count <= 1 || pool.num_threads() <= 1) {
-    for (int64_t i = 0; i < count; ++i) task(i);
-    return;
-  }
-  auto shared = std::make_shared<Shared>();
-  auto work = [shared, count, &task] {  // a helper that comes too late finds nothing left and does not touch the task
-    for (int64_t i; (i = shared->next.fetch_add(1)) < count;) {
-      task(i);
-      if (shared->done.fetch_add(1) + 1 == count) {
-        std::lock_guard<std::mutex> lock(shared->mutex);
-        shared->all_done.notify_one();
-      }
-    }
-  };
-  const int64_t helpers = std::min<int64_t>(pool.num_threads(), count) - 1;
-  for (int64_t i = 0; i < helpers; ++i) pool.Schedule(decltype(work)(work));
-  work();
-  std::unique_lock<std::mutex> lock(shared->mutex);
-  shared->all_done.wait(lock, [&] { return shared->done.load() == count; });
-}
-
-struct Form {
-  int64_t n, d, k, bins, depth;
-  bool has_missing;
-  int64_t channels() const { return 2 * k + 1; }               // gradients, curvatures, and whether the example counts
-  int64_t stride() const { return (channels() + 3) / 4 * 4; }  // of an example's channels and of a cell, in floats
-  int64_t width() const { return bins * stride(); }            // of a feature
-};
-
-struct Penalties {
-  double l1, l2, gamma, min_child_weight, min_child_samples, max_delta_step;
-  bool is_plain() const { return l1 == 0 && max_delta_step == kInfinity; }
-};
-
-double Weight(double gradient, double curvature, const Penalties& p, double low, double high) {
-  const double small = std::max(std::abs(gradient) - p.l1, 0.0), denominator = curvature + p.l2;
-  const double value = denominator > 0 ? -std::copysign(small, gradient) / denominator : 0.0;
-  return std::clamp(std::clamp(value, -p.max_delta_step, p.max_delta_step), low, high);
-}
-
-// The score of sums laid out as a cell.
-inline double Score(const double* sums, int64_t k, const Penalties& p, double low, double high) {
-  double total = 0;
-  for (int64_t i = 0; i < k; ++i) {
-    const double g = sums[i], h = sums[k + i] + p.l2, w = Weight(g, sums[k + i], p, low, high);
-    total -= 2 * g * w + h * w * w + 2 * p.l1 * std::abs(w);
-  }
-  return total;
-}
-
-double Load(const double* sums, int64_t k) {
-  double total = 0;
-  for (int64_t i = 0; i < k; ++i) total += sums[k + i];
-  return total / k;
-}
-
-struct Node {
-  double low = -kInfinity, high = kInfinity;
-  float cover = 0;
-  bool may_split = true;
-};
-
-struct Split {
-  double gain = -kInfinity;
-  int64_t feature = 0, cut = 0;
-  bool is_missing_left = true;
-  std::vector<double> left, right;
-};
-
-// Examples by node: those of node j of a level are order[start[j]] to order[start[j + 1] - 1], ascending.
-struct Sorted {
-  std::vector<int32_t> order, next;
-  std::vector<int64_t> start;
-};
+constexpr int64_t kFewOutputs = 8;        // whose sums fit the stack
 
 struct Tree {
   int32_t *feature, *cut;
@@ -125,8 +35,9 @@ struct Inputs {
   const int32_t* monotone;         // (d)
 };
 
-// K is the number of outputs, or 0 where it is known at run time only.
-template <int64_t K>
+// K is the number of outputs, or 0 where it is known at run time only. Counted says whether examples are counted in every bin,
+// which a least number of them in a child asks for; else a child is empty if it has no curvature to speak of.
+template <int64_t K, bool Counted>
 class Grower {
  public:
   Grower(ffi::ThreadPool& pool, const Form& form, const Penalties& penalties, const Inputs& inputs)
@@ -139,8 +50,7 @@ class Grower {
         const float weight = in_.weights[row];
         for (int64_t i = 0; i < k; ++i) value[i] = weight * in_.gradient[row * k + i];
         for (int64_t i = 0; i < k; ++i) value[k + i] = weight * in_.curvature[row * k + i];
-        value[2 * k] = weight > 0;
-        for (int64_t i = 2 * k + 1; i < stride; ++i) value[i] = 0;
+        for (int64_t i = 2 * k; i < stride; ++i) value[i] = i == 2 * k && weight > 0;
       }
     });
     counted_.order.resize(form.n);
@@ -176,7 +86,7 @@ class Grower {
         tree.cover[i] = nodes[j].cover;
         Descend(nodes[j], splits[j], &children[2 * j], &children[2 * j + 1]);
       }
-      for (Sorted* rows : {&counted_, &others_}) Part(splits, rows);
+      for (Sorted* rows : {&counted_, &others_}) Part(pool_, splits, in_.codes, form_, rows);
       nodes.swap(children);
     }
     const int64_t num_leaves = int64_t{1} << form_.depth;
@@ -193,14 +103,19 @@ class Grower {
   int64_t NumBlocks() const { return (form_.d + kBlockOfFeatures - 1) / kBlockOfFeatures; }
   int64_t Begin(int64_t block) const { return form_.d * block / NumBlocks(); }  // of the block's features
 
-  float* Cells(std::vector<float>& sums, int64_t j, int64_t f) { return sums.data() + (j * form_.d + f) * form_.width(); }
+  float* Cells(const std::unique_ptr<float[]>& sums, int64_t j, int64_t f) const {
+    return sums.get() + (j * form_.d + f) * form_.width();
+  }
   int64_t NumCounted(int64_t j) const { return counted_.start[j + 1] - counted_.start[j]; }
 
   // The histograms of a level: sums for the smaller children, differences for the larger ones.
   void SumUp(int64_t level, const std::vector<Node>& nodes) {
     const int64_t count = int64_t{1} << level, size = count * form_.d * form_.width();
     above_.swap(sums_);
-    if (static_cast<int64_t>(sums_.size()) < size) sums_.resize(size);
+    if (sums_size_[level % 2] < size) {
+      sums_.reset(new float[size]);  // not filled: every cell that is read was written before
+      sums_size_[level % 2] = size;
+    }
     const int64_t blocks = NumBlocks(), pairs = std::max<int64_t>(count / 2, 1);
     Parallel(pool_, blocks * pairs, [&](int64_t task) {
       const int64_t pair = task / blocks, begin = Begin(task % blocks), end = Begin(task % blocks + 1);
@@ -230,22 +145,23 @@ class Grower {
     }
   }
 
-  // The same for one output: its four channels in one go.
+  // The same for one output: the channels of a cell in one go.
   void SumOfOne(const int32_t* row, const int32_t* last, float* own, int64_t begin, int64_t end) {
-    typedef float Four __attribute__((vector_size(16)));
+    constexpr int64_t stride = Counted ? 4 : 2;
+    typedef float Cell __attribute__((vector_size(stride * sizeof(float))));
     const int64_t width = form_.width();
     for (; row < last; ++row) {
       const int64_t ahead = row[row + kAhead < last ? kAhead : 0];
       __builtin_prefetch(in_.codes + ahead * form_.d + begin);
-      __builtin_prefetch(values_.get() + ahead * 4);
+      __builtin_prefetch(values_.get() + ahead * stride);
       const uint8_t *code = in_.codes + int64_t{*row} * form_.d + begin, *stop = code + (end - begin);
-      Four added, sum;
-      std::memcpy(&added, values_.get() + int64_t{*row} * 4, sizeof added);
+      Cell added, sum;
+      std::memcpy(&added, values_.get() + int64_t{*row} * stride, sizeof added);
 #pragma GCC unroll 4
       for (float* cells = own; code < stop; ++code, cells += width) {
-        std::memcpy(&sum, cells + int64_t{*code} * 4, sizeof sum);
+        std::memcpy(&sum, cells + int64_t{*code} * stride, sizeof sum);
         sum += added;
-        std::memcpy(cells + int64_t{*code} * 4, &sum, sizeof sum);
+        std::memcpy(cells + int64_t{*code} * stride, &sum, sizeof sum);
       }
     }
   }
@@ -275,27 +191,28 @@ class Grower {
   }
 
   void Scan(int64_t j, int64_t f, double own, const Node& node, Split* best) {
-    const int64_t k = K ? K : form_.k, c = 2 * k + 1, stride = form_.stride(), numbers = form_.bins - 1;
+    const int64_t k = K ? K : form_.k, c = 2 * k + Counted, stride = form_.stride(), numbers = form_.bins - 1;
     const float *cells = Cells(sums_, j, f), *missing = cells + numbers * stride;
     double few[4 * (2 * kFewOutputs + 1)] = {};
     std::vector<double> many(k > kFewOutputs ? 4 * c : 0);
     double *whole = k > kFewOutputs ? many.data() : few, *prefix = whole + c, *left = prefix + c, *right = left + c;
     for (int64_t b = 0; b < form_.bins; ++b)
       for (int64_t i = 0; i < c; ++i) whole[i] += cells[b * stride + i];
-    const bool has_missing = form_.has_missing && missing[2 * k] > 0;
+    const bool has_missing = form_.has_missing && !IsEmpty(missing, c);
     const bool is_plain = penalties_.is_plain() && node.low == -kInfinity && node.high == kInfinity;
+    const double load = Load(whole, k), least_load = std::max(penalties_.min_child_weight, Counted ? 0 : kRounding * load);
     const double least = std::max(penalties_.min_child_samples, 1.0);
     for (int64_t b = 0; b < numbers; ++b) {
       const float* cell = cells + b * stride;
-      if (b > 0 && !(cell[2 * k] > 0)) continue;  // the cut before parts the examples alike
+      if (b > 0 && IsEmpty(cell, c)) continue;  // the cut before parts the examples alike
       for (int64_t i = 0; i < c; ++i) prefix[i] += cell[i];
       for (int64_t direction = 0; direction <= has_missing; ++direction) {
         for (int64_t i = 0; i < c; ++i) left[i] = direction ? prefix[i] + missing[i] : prefix[i];
-        if (left[2 * k] < least || whole[2 * k] - left[2 * k] < least) continue;
+        if (Counted && (left[2 * k] < least || whole[2 * k] - left[2 * k] < least)) continue;
         for (int64_t i = 0; i < c; ++i) right[i] = whole[i] - left[i];
         for (int64_t i = k; i < 2 * k; ++i) right[i] = std::max(right[i], 0.0);
         const double load_left = Load(left, k), load_right = Load(right, k);
-        if (load_left < penalties_.min_child_weight || load_right < penalties_.min_child_weight) continue;
+        if (load_left < least_load || load_right < least_load) continue;
         const double children = K == 1 && is_plain ? PlainScores(left, right)
                                                    : Score(left, k, penalties_, node.low, node.high) +
                                                          Score(right, k, penalties_, node.low, node.high);
@@ -310,6 +227,13 @@ class Grower {
         best->right.assign(right, right + c);
       }
     }
+  }
+
+  static bool IsEmpty(const float* cell, int64_t c) {
+    if (Counted) return !(cell[c - 1] > 0);
+    for (int64_t i = 0; i < c; ++i)
+      if (cell[i] != 0) return false;
+    return true;
   }
 
   // The scores of two nodes of one output that nothing but l2 holds back: G**2 / (H + l2) each, by one division.
@@ -338,62 +262,13 @@ class Grower {
     if (sign) (sign > 0 ? left : right)->high = (sign > 0 ? right : left)->low = middle;
   }
 
-  // Send the examples of every node to its children, those of each child still ascending.
-  void Part(const std::vector<Split>& splits, Sorted* rows) const {
-    struct Block {
-      int64_t node, begin, end, num_left;
-    };
-    std::vector<Block> blocks;
-    const int64_t count = splits.size();
-    for (int64_t j = 0; j < count; ++j)
-      for (int64_t begin = rows->start[j]; begin < rows->start[j + 1]; begin += kBlockOfRows)
-        blocks.push_back({j, begin, std::min(begin + kBlockOfRows, rows->start[j + 1]), 0});
-    std::vector<uint8_t> is_left(rows->order.size(), 1);
-    Parallel(pool_, blocks.size(), [&](int64_t task) {
-      Block& block = blocks[task];
-      const Split& split = splits[block.node];
-      block.num_left = block.end - block.begin;
-      if (!std::isfinite(split.gain)) return;
-      const uint8_t* column = in_.codes + split.feature;
-      for (int64_t i = block.begin; i < block.end; ++i) {
-        __builtin_prefetch(column + rows->order[std::min(i + kAhead, block.end - 1)] * form_.d);
-        const int64_t code = column[rows->order[i] * form_.d];
-        is_left[i] = code == form_.bins - 1 ? split.is_missing_left : code <= split.cut;
-      }
-      block.num_left = std::count(is_left.begin() + block.begin, is_left.begin() + block.end, 1);
-    });
-    std::vector<int64_t> start(2 * count + 1, 0), to_left(blocks.size()), to_right(blocks.size());
-    for (const Block& block : blocks) {
-      start[2 * block.node + 1] += block.num_left;
-      start[2 * block.node + 2] += block.end - block.begin - block.num_left;
-    }
-    for (int64_t j = 0; j < 2 * count; ++j) start[j + 1] += start[j];
-    std::vector<int64_t> place(start.begin(), start.end() - 1);
-    for (size_t i = 0; i < blocks.size(); ++i) {
-      const Block& block = blocks[i];
-      to_left[i] = place[2 * block.node];
-      to_right[i] = place[2 * block.node + 1];
-      place[2 * block.node] += block.num_left;
-      place[2 * block.node + 1] += block.end - block.begin - block.num_left;
-    }
-    Parallel(pool_, blocks.size(), [&](int64_t task) {
-      int64_t left = to_left[task], right = to_right[task];
-      for (int64_t i = blocks[task].begin; i < blocks[task].end; ++i) {  // without a branch: which way is anybody's guess
-        rows->next[is_left[i] ? left : right] = rows->order[i];
-        left += is_left[i];
-        right += !is_left[i];
-      }
-    });
-    rows->order.swap(rows->next);
-    rows->start.swap(start);
-  }
-
   ffi::ThreadPool& pool_;
   const Form form_;
   const Penalties penalties_;
   const Inputs in_;
   std::unique_ptr<float[]> values_;  // (n, stride)
-  std::vector<float> sums_, above_;
+  std::unique_ptr<float[]> sums_, above_;
+  int64_t sums_size_[2] = {0, 0};
   Sorted counted_, others_;
 };
 
@@ -404,43 +279,45 @@ ffi::Error GrowTree(ffi::ThreadPool pool, ffi::Buffer<ffi::U8> codes, ffi::Buffe
                     ffi::ResultBuffer<ffi::F32> gain, ffi::ResultBuffer<ffi::F32> cover, ffi::ResultBuffer<ffi::F32> low,
                     ffi::ResultBuffer<ffi::F32> high, ffi::ResultBuffer<ffi::S32> leaf, int64_t bins, bool has_missing) {
   const auto size = codes.dimensions();
-  const Form form{size[0], size[1], gradient.dimensions()[1], bins, allowed.dimensions()[0], has_missing};
   const float* p = penalties.typed_data();
   const Penalties limits{p[0], p[1], p[2], p[3], p[4], p[5]};
+  const bool is_counted = gradient.dimensions()[1] > 1 || limits.min_child_samples > 1;
+  const Form form{size[0], size[1], gradient.dimensions()[1], bins, allowed.dimensions()[0], has_missing, is_counted};
   const Inputs inputs{codes.typed_data(),   gradient.typed_data(), curvature.typed_data(),
                       weights.typed_data(), allowed.typed_data(), monotone.typed_data()};
   const Tree tree{feature->typed_data(), cut->typed_data(),   is_missing_left->typed_data(),
                   is_split->typed_data(), gain->typed_data(), cover->typed_data(),
                   low->typed_data(),      high->typed_data(), leaf->typed_data()};
   if (form.k == 1) {
-    Grower<1>(pool, form, limits, inputs).Grow(tree);
+    is_counted ? Grower<1, true>(pool, form, limits, inputs).Grow(tree) : Grower<1, false>(pool, form, limits, inputs).Grow(tree);
   } else {
-    Grower<0>(pool, form, limits, inputs).Grow(tree);
+    Grower<0, true>(pool, form, limits, inputs).Grow(tree);
   }
   return ffi::Error::Success();
 }
 
 }  // namespace
+}  // namespace gradkit
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    gradkit_grow_tree, GrowTree,
-    ffi::Ffi::Bind()
-        .Ctx<ffi::ThreadPool>()
-        .Arg<ffi::Buffer<ffi::U8>>()
-        .Arg<ffi::Buffer<ffi::F32>>()
-        .Arg<ffi::Buffer<ffi::F32>>()
-        .Arg<ffi::Buffer<ffi::F32>>()
-        .Arg<ffi::Buffer<ffi::F32>>()
-        .Arg<ffi::Buffer<ffi::PRED>>()
-        .Arg<ffi::Buffer<ffi::S32>>()
-        .Ret<ffi::Buffer<ffi::S32>>()
-        .Ret<ffi::Buffer<ffi::S32>>()
-        .Ret<ffi::Buffer<ffi::PRED>>()
-        .Ret<ffi::Buffer<ffi::PRED>>()
-        .Ret<ffi::Buffer<ffi::F32>>()
-        .Ret<ffi::Buffer<ffi::F32>>()
-        .Ret<ffi::Buffer<ffi::F32>>()
-        .Ret<ffi::Buffer<ffi::F32>>()
-        .Ret<ffi::Buffer<ffi::S32>>()
+    gradkit_grow_tree, gradkit::GrowTree,
+    xla::ffi::Ffi::Bind()
+        .Ctx<xla::ffi::ThreadPool>()
+        .Arg<xla::ffi::Buffer<xla::ffi::U8>>()
+        .Arg<xla::ffi::Buffer<xla::ffi::F32>>()
+        .Arg<xla::ffi::Buffer<xla::ffi::F32>>()
+        .Arg<xla::ffi::Buffer<xla::ffi::F32>>()
+        .Arg<xla::ffi::Buffer<xla::ffi::F32>>()
+        .Arg<xla::ffi::Buffer<xla::ffi::PRED>>()
+        .Arg<xla::ffi::Buffer<xla::ffi::S32>>()
+        .Ret<xla::ffi::Buffer<xla::ffi::S32>>()
+        .Ret<xla::ffi::Buffer<xla::ffi::S32>>()
+        .Ret<xla::ffi::Buffer<xla::ffi::PRED>>()
+        .Ret<xla::ffi::Buffer<xla::ffi::PRED>>()
+        .Ret<xla::ffi::Buffer<xla::ffi::F32>>()
+        .Ret<xla::ffi::Buffer<xla::ffi::F32>>()
+        .Ret<xla::ffi::Buffer<xla::ffi::F32>>()
+        .Ret<xla::ffi::Buffer<xla::ffi::F32>>()
+        .Ret<xla::ffi::Buffer<xla::ffi::S32>>()
         .Attr<int64_t>("bins")
         .Attr<bool>("has_missing"));
