@@ -161,6 +161,15 @@ def test_a_descent_that_goes_on_grows_the_trees_of_one_that_was_never_stopped():
     assert same_bits(whole.state._replace(key=None), rest.state._replace(key=None))
 
 
+@pytest.mark.parametrize(
+    "form", [{}, {"oblivious": True}, {"deterministic": True}, {"monotone": (1, 0, 0, 0, 0), "subsample": 0.5}]
+)
+def test_models_are_of_single_precision_under_x64_too(x64, form):
+    fit = grow(small(**form), (bin(FEATURES.astype(np.float64), bins=32), TARGETS.astype(np.float64)), 3)
+    assert fit.state.scores.dtype == np.float32 and fit.params.trees.gain.dtype == np.float32
+    assert fit.history["loss"][-1] < fit.history["loss"][0]
+
+
 def test_sampling_draws_the_shares_that_were_asked_for():
     fit = grow(small(subsample=0.25, depth=1, min_child_weight=0.0), (BINNED, TARGETS), 40)
     cover = np.asarray(fit.params.trees.cover[:, 0]) / 2  # the curvature of the squared error is 2

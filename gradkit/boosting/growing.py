@@ -90,10 +90,10 @@ def grow(codes: jax.Array, slopes: Slopes, shape: Shape, penalties: Penalties, *
         penalties: What holds it back.
         allowed: Features that each level may use, bool (depth, d).
     """
-    columns, rows = codes.T, jnp.arange(len(codes))
+    columns, rows = codes.T, jnp.arange(len(codes), dtype=jnp.int32)
     channels, unit = _channels(slopes, shape)
     node, may_split = jnp.zeros_like(rows), jnp.ones(1, bool)
-    bounds = None if shape.monotone is None else Bounds(jnp.full(1, -jnp.inf), jnp.full(1, jnp.inf))
+    bounds = None if shape.monotone is None else Bounds(*(jnp.full(1, limit, jnp.float32) for limit in (-jnp.inf, jnp.inf)))
     levels, covers = [], []
     for level in range(shape.depth):
         sums = histogram(columns, node, channels, num_nodes=2**level, num_bins=shape.num_bins)
