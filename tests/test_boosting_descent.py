@@ -227,3 +227,8 @@ def test_wrong_settings_are_refused(arguments, message):
 def test_wrong_data_are_refused(data, arguments, message):
     with pytest.raises((TypeError, ValueError), match=message):
         grow(small(**arguments), data)
+
+
+def test_a_tree_is_grown_on_all_examples():
+    with pytest.raises(ValueError, match="`data` must be the 600 examples that the model began with, got 64"):
+        grow(small(), (BINNED, TARGETS), batch_size=64)

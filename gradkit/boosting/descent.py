@@ -69,7 +69,7 @@ def descent(
         fold: The examples with this number in ``Examples.fold`` are held out: they weigh nothing, and
             ``info.metrics["held_out_loss"]`` is their mean loss after the step.
         patience: Trees without a lower held-out loss after which no more grow; the model ends with the best one. Static.
-        deterministic: Whether sums are taken in whole numbers, so that their order changes no bit.
+        deterministic: Whether histograms are sums of whole numbers, so that the order of the examples changes no split.
 
     Returns:
         A ``Descent`` whose data are ``(binned, targets)``, ``(binned, targets, weights)`` or ``Examples``, taken whole

@@ -68,7 +68,7 @@ class Shape(NamedTuple):
         categorical: Columns whose bins have no order.
         monotone: Per feature 1, -1 or 0; ``None`` for no constraint.
         is_oblivious: Whether all nodes of a level share their split.
-        is_exact: Whether sums are taken in whole numbers, so that their order changes no bit.
+        is_exact: Whether histograms are sums of whole numbers, so that their order changes no bit.
     """
 
     depth: int

@@ -98,11 +98,10 @@ def pose(settings: Settings, batch: Any) -> Problem:
 def as_examples(batch: Any) -> Examples:
     """Examples from what was given as data."""
     is_tuple = isinstance(batch, tuple) and 2 <= len(batch) <= len(Examples._fields) and isinstance(batch[0], Binned)
-    got = f"a {type(batch).__name__}" + (
-        f" that begins with a {type(batch[0]).__name__}" if isinstance(batch, tuple) and batch else ""
-    )
-    checks.require(is_tuple, "data", "be a tuple (binned, targets) or (binned, targets, weights)", checks.Described(got),
-                   "Bin the features first: gk.boosting.bin(features).", error=TypeError)  # fmt: skip
+    first = f" that begins with a {type(batch[0]).__name__}" if isinstance(batch, tuple) and batch else ""
+    checks.require(is_tuple, "data", "be a tuple (binned, targets) or (binned, targets, weights)",
+                   checks.Described(f"a {type(batch).__name__}{first}"), "Bin the features first: gk.boosting.bin(features).",
+                   error=TypeError)  # fmt: skip
     return Examples(*batch)
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gradkit import checks
 from gradkit.boosting import leaves, native, packing, sampling
 from gradkit.boosting.growing import Slopes, Tree, grow
 from gradkit.boosting.prediction import Ensemble, predict
@@ -53,6 +54,9 @@ def begin(settings: Settings, key: jax.Array, data: Any) -> BoostingState:
 def advance(settings: Settings, state: BoostingState, batch: Any) -> tuple[BoostingState, Info, packing.Packed]:
     """Grow one tree, unless the held-out loss has not fallen for as long as there is patience."""
     problem = pose(settings, batch)
+    is_whole = len(problem.binned) == len(state.scores)
+    checks.require(is_whole, "data", f"be the {len(state.scores)} examples that the model began with", len(problem.binned),
+                   "Leave `batch_size` out: a tree is grown on all examples; `subsample` draws a share of them.")  # fmt: skip
 
     def grow_one(state):
         tree, leaf = _fit_tree(settings, problem, state)
