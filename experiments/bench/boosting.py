@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ import pandas as pd
 import gradkit as gk
 from experiments import stories
 from gradkit import checks
+from gradkit.engine.plan import num_cores
 
 MOST_SINGLE, MOST_SWEEP = 1.0, 0.5  # times a peer's seconds; times the fastest one's
 GRADKIT = "gradkit"
@@ -102,7 +102,13 @@ def fit_xgboost(data: Data, settings: Settings, rate: float) -> Callable[[], np.
     """One fit by XGBoost's histograms."""
     import xgboost
 
-    told = {"tree_method": "hist", "max_depth": settings.depth, "eta": rate, "objective": "binary:logistic", "nthread": cores()}
+    told = {
+        "tree_method": "hist",
+        "max_depth": settings.depth,
+        "eta": rate,
+        "objective": "binary:logistic",
+        "nthread": num_cores(),
+    }
     model = xgboost.train(told, xgboost.QuantileDMatrix(data.inputs, data.targets, max_bin=256), settings.trees)
     return lambda: model.predict(xgboost.DMatrix(data.held_inputs))
 
@@ -113,7 +119,7 @@ def fit_lightgbm(data: Data, settings: Settings, rate: float) -> Callable[[], np
 
     told = {
         "objective": "binary", "max_depth": settings.depth, "num_leaves": 2**settings.depth, "learning_rate": rate,
-        "lambda_l2": 1, "min_data_in_leaf": 1, "min_sum_hessian_in_leaf": 1, "max_bin": 255, "num_threads": cores(),
+        "lambda_l2": 1, "min_data_in_leaf": 1, "min_sum_hessian_in_leaf": 1, "max_bin": 255, "num_threads": num_cores(),
         "verbose": -1,
     }  # fmt: skip
     model = lightgbm.train(told, lightgbm.Dataset(data.inputs, data.targets), settings.trees)
@@ -136,11 +142,6 @@ def contenders() -> list[Contender]:
     peers = {"xgboost": fit_xgboost, "lightgbm": fit_lightgbm, "sklearn": fit_sklearn}
     found = [Contender(name, fit) for name, fit in peers.items() if importlib.util.find_spec(name) is not None]
     return [Contender(GRADKIT, fit_gradkit), *found]
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def seconds_of(function: Callable, *args) -> tuple[float, Any]:

@@ -54,9 +54,10 @@ def descent(
         loss: ``(score, target) -> scalar`` of one example: one of ``gk.losses``, or any pure function. Nothing else is asked:
             gradient and curvature come from it, the intercept is the constant of least loss.
         learning_rate: The share of each tree: a number, a traced scalar, or a schedule ``count -> share``.
-        depth: Levels of splits of every tree, from 1 to 10. Static, unlike all the numbers that follow.
+        depth: Levels of splits of every tree, from 1 to 10. Static, as are ``num_outputs``, ``newton_steps`` and ``patience``;
+            the other numbers may be traced.
         num_outputs: ``k`` where the score of an example is a vector of shape (k,), as for ``losses.softmax``; a tree then has a
-            vector in each leaf. Static.
+            vector in each leaf.
         curvature: ``"diagonal"``, ``"block"``, ``"unit"`` or a function; see ``boosting.curvatures``. By default what the loss
             is known for; a loss without second derivative gets ``"unit"``, any other ``"diagonal"``.
         l1, l2, gamma, min_child_weight, min_child_samples, max_delta_step: See :class:`~gradkit.boosting.splits.Penalties`.
@@ -68,7 +69,7 @@ def descent(
         nesterov: Whether the gradient is taken ahead of the model; faster, and sooner overfitted, so give ``patience``.
         fold: The examples with this number in ``Examples.fold`` are held out: they weigh nothing, and
             ``info.metrics["held_out_loss"]`` is their mean loss after the step.
-        patience: Trees without a lower held-out loss after which no more grow; the model ends with the best one. Static.
+        patience: Trees without a lower held-out loss after which no more grow; the model ends with the best one.
         deterministic: Whether histograms are sums of whole numbers, so that the order of the examples changes no split.
 
     Returns:
@@ -109,12 +110,14 @@ def descent(
         ("colsample_bytree", colsample_bytree),
         ("colsample_bylevel", colsample_bylevel),
     ):
-        _check_range(name, share, 0, 1, "lie above 0 and be at most 1")
+        _check_positive(name, share, 1, "lie above 0 and be at most 1", "It is a share; 1 takes all.")
     if not callable(learning_rate):
-        _check_range("learning_rate", learning_rate, 0, math.inf, "be above 0 and finite")
+        _check_positive("learning_rate", learning_rate, math.inf, "be above 0 and finite", "0.1 is usual.")
     penalties = Penalties(l1, l2, gamma, min_child_weight, min_child_samples, max_delta_step)
     for name, value in zip(penalties._fields, penalties):
-        checks.require(not isinstance(value, (int, float)) or value >= 0, name, "be at least 0", value, "0 turns it off.")
+        checks.require(
+            not isinstance(value, (int, float)) or value >= 0, name, "be at least 0", value, "Leave it out for the default."
+        )
     settings = Settings(
         loss, learning_rate, depth, num_outputs, curvature, penalties, subsample, colsample_bytree, colsample_bylevel, monotone,
         oblivious, newton_steps, nesterov, fold, patience, deterministic,
@@ -136,7 +139,6 @@ def _check_monotone(monotone: Sequence[int], num_outputs: int | None) -> tuple[i
     return signs
 
 
-def _check_range(name: str, value: Any, low: Any, high: Any, rule: str):
+def _check_positive(name: str, value: Any, most: Any, rule: str, remedy: str):
     is_known = isinstance(value, (int, float)) and not isinstance(value, bool)
-    is_in = not is_known or (low < value <= high and math.isfinite(value))
-    checks.require(is_in, name, rule, value, "It is a share.")
+    checks.require(not is_known or (0 < value <= most and math.isfinite(value)), name, rule, value, remedy)

@@ -42,10 +42,10 @@ class _GradientBoosting(BaseEstimator):
     """What classifier and regressor share; see them for the parameters."""
 
     def __init__(
-        self, loss, *, learning_rate=0.1, max_iter=100, max_depth=6, l1_regularization=0.0, l2_regularization=1.0, gamma=0.0,
-        min_child_weight=1.0, min_samples_leaf=1, max_delta_step=np.inf, subsample=1.0, max_features=1.0, max_bins=256,
-        categorical_features=None, monotonic_cst=None, early_stopping=False, validation_fraction=0.1, n_iter_no_change=10,
-        curvature=None, random_state=None,
+        self, loss="log_loss", *, learning_rate=0.1, max_iter=100, max_depth=6, l1_regularization=0.0, l2_regularization=1.0,
+        gamma=0.0, min_child_weight=1.0, min_samples_leaf=1, max_delta_step=np.inf, subsample=1.0, max_features=1.0,
+        max_bins=256, categorical_features=None, monotonic_cst=None, early_stopping=False, validation_fraction=0.1,
+        n_iter_no_change=10, curvature=None, random_state=None,
     ):  # fmt: skip
         self.loss = loss
         self.learning_rate = learning_rate
@@ -77,14 +77,13 @@ class _GradientBoosting(BaseEstimator):
         """Bin, grow, and keep what predictions need."""
         random = check_random_state(self.random_state)
         key = int(random.randint(2**31 - 1))
-        weights = (
-            None if sample_weight is None else _check_sample_weight(sample_weight, X, dtype=np.float32, ensure_non_negative=True)
-        )
-        require(weights is None or weights.sum() > 0, "sample_weight", "have a positive sum", sample_weight, "Leave it out.")
+        weights = None
+        if sample_weight is not None:
+            weights = _check_sample_weight(sample_weight, X, dtype=np.float32, ensure_non_negative=True)
+            require(weights.sum() > 0, "sample_weight", "have a positive sum", sample_weight, "Leave it out.")
         fold = self._held_out(targets, random) if self.early_stopping else None
-        counted = np.ones(len(X), np.float32) if weights is None else weights
-        cut_by = None if weights is None and fold is None else counted if fold is None else np.where(fold == 1, 0, counted)
-        self._binned = boosting.bin(X, bins=self.max_bins, categorical=self.categorical_features or (), weights=cut_by)
+        seen = weights if fold is None else (fold == 0) * (1 if weights is None else weights)
+        self._binned = boosting.bin(X, bins=self.max_bins, categorical=self.categorical_features or (), weights=seen)
         booster = boosting.descent(
             loss, learning_rate=self.learning_rate, depth=self.max_depth, num_outputs=num_outputs, l1=self.l1_regularization,
             l2=self.l2_regularization, gamma=self.gamma, min_child_weight=self.min_child_weight,
@@ -225,21 +224,6 @@ class GradientBoostingClassifier(ClassifierMixin, _GradientBoosting):
     >>> model.predict([[3.0], [30.0]]).tolist()
     ['low', 'high']
     """
-
-    def __init__(
-        self, loss="log_loss", *, learning_rate=0.1, max_iter=100, max_depth=6, l1_regularization=0.0, l2_regularization=1.0,
-        gamma=0.0, min_child_weight=1.0, min_samples_leaf=1, max_delta_step=np.inf, subsample=1.0, max_features=1.0, max_bins=256,
-        categorical_features=None, monotonic_cst=None, early_stopping=False, validation_fraction=0.1, n_iter_no_change=10,
-        curvature=None, random_state=None,
-    ):  # fmt: skip
-        super().__init__(
-            loss, learning_rate=learning_rate, max_iter=max_iter, max_depth=max_depth, l1_regularization=l1_regularization,
-            l2_regularization=l2_regularization, gamma=gamma, min_child_weight=min_child_weight,
-            min_samples_leaf=min_samples_leaf, max_delta_step=max_delta_step, subsample=subsample, max_features=max_features,
-            max_bins=max_bins, categorical_features=categorical_features, monotonic_cst=monotonic_cst,
-            early_stopping=early_stopping, validation_fraction=validation_fraction, n_iter_no_change=n_iter_no_change,
-            curvature=curvature, random_state=random_state,
-        )  # fmt: skip
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> GradientBoostingClassifier:
         """Grow the trees on examples X (n, d) and classes y (n,)."""

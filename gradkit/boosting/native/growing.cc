@@ -273,7 +273,8 @@ class Grower {
 };
 
 ffi::Error GrowTree(ffi::ThreadPool pool, ffi::Buffer<ffi::U8> codes, ffi::Buffer<ffi::F32> gradient,
-                    ffi::Buffer<ffi::F32> curvature, ffi::Buffer<ffi::F32> weights, ffi::Buffer<ffi::F32> penalties, ffi::Buffer<ffi::PRED> allowed, ffi::Buffer<ffi::S32> monotone,
+                    ffi::Buffer<ffi::F32> curvature, ffi::Buffer<ffi::F32> weights, ffi::Buffer<ffi::F32> penalties,
+                    ffi::Buffer<ffi::PRED> allowed, ffi::Buffer<ffi::S32> monotone,
                     ffi::ResultBuffer<ffi::S32> feature, ffi::ResultBuffer<ffi::S32> cut,
                     ffi::ResultBuffer<ffi::PRED> is_missing_left, ffi::ResultBuffer<ffi::PRED> is_split,
                     ffi::ResultBuffer<ffi::F32> gain, ffi::ResultBuffer<ffi::F32> cover, ffi::ResultBuffer<ffi::F32> low,
