@@ -16,7 +16,7 @@ namespace gradkit {
 
 namespace ffi = xla::ffi;
 
-constexpr int64_t kBlockOfRows = 1 << 14;
+constexpr int64_t kBlockOfRows = 1 << 13;
 constexpr int64_t kAhead = 24;  // examples that are fetched before they are needed
 
 // Runs task(0) to task(count - 1) on the pool and on this thread, which never waits for a task that nobody has begun.
@@ -46,6 +46,16 @@ void Parallel(ffi::ThreadPool& pool, int64_t count, const Task& task) {
   work();
   std::unique_lock<std::mutex> lock(shared->mutex);
   shared->all_done.wait(lock, [&] { return shared->done.load() == count; });
+}
+
+inline int64_t NumBlocksOfRows(int64_t n) { return (n + kBlockOfRows - 1) / kBlockOfRows; }
+
+// Runs task(block, begin, end) for each block of rows.
+template <typename Task>
+void OverRows(ffi::ThreadPool& pool, int64_t n, const Task& task) {
+  Parallel(pool, NumBlocksOfRows(n), [&](int64_t block) {
+    task(block, block * kBlockOfRows, std::min((block + 1) * kBlockOfRows, n));
+  });
 }
 
 }  // namespace gradkit

@@ -17,9 +17,9 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 struct Form {
   int64_t n, d, k, bins, depth;
   bool has_missing, is_counted;
-  int64_t channels() const { return 2 * k + is_counted; }                         // gradients, curvatures, and how many
-  int64_t stride() const { return k == 1 && !is_counted ? 2 : (channels() + 3) / 4 * 4; }  // of a cell, in floats
-  int64_t width() const { return bins * stride(); }            // of a feature
+  int64_t channels() const { return 2 * k + is_counted; }  // gradients, curvatures, and how many
+  int64_t words() const { return k + is_counted; }         // of a cell
+  int64_t width() const { return bins * words(); }         // of a feature
 };
 
 struct Penalties {
@@ -49,9 +49,11 @@ inline double Load(const double* sums, int64_t k) {
   return total / k;
 }
 
+// A node of the level that grows. Its examples are those of `order` from `begin` to `end` - 1, its sums in a slot of their own.
 struct Node {
   double low = -kInfinity, high = kInfinity;
-  float cover = 0;
+  std::vector<int64_t> whole;  // what its examples add up to
+  int64_t begin = 0, end = 0, slot = 0;
   bool may_split = true;
 };
 
@@ -59,7 +61,8 @@ struct Split {
   double gain = -kInfinity;
   int64_t feature = 0, cut = 0;
   bool is_missing_left = true;
-  std::vector<double> left, right;
+  std::vector<int64_t> left;  // what the left child adds up to
+  bool is_one() const { return std::isfinite(gain); }
 };
 
 }  // namespace gradkit

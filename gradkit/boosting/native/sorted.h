@@ -4,69 +4,64 @@
 #define GRADKIT_SORTED_H_
 
 #include <algorithm>
-#include <cmath>
+#include <array>
 #include <cstdint>
 #include <vector>
 
 #include "parallel.h"
 #include "scores.h"
+#include "workspaces.h"
 
 namespace gradkit {
 
-// Examples by node: those of node j of a level are order[start[j]] to order[start[j + 1] - 1], ascending.
-struct Sorted {
-  std::vector<int32_t> order, next;
-  std::vector<int64_t> start;
-};
+// Which bins go left.
+inline std::array<uint8_t, 256> Sides(const Split& split, int64_t bins) {
+  std::array<uint8_t, 256> is_left{};
+  for (int64_t code = 0; code < bins; ++code) is_left[code] = code == bins - 1 ? split.is_missing_left : code <= split.cut;
+  return is_left;
+}
 
-// Send the examples of every node to its children, those of each child still ascending.
-inline void Part(ffi::ThreadPool& pool, const std::vector<Split>& splits, const uint8_t* codes, const Form& form, Sorted* rows) {
+// Part the examples of every node that splits: those that go left come first, each side still ascending. How many went left.
+inline std::vector<int64_t> Part(ffi::ThreadPool& pool, const std::vector<Node>& nodes, const std::vector<Split>& splits,
+                                 const uint8_t* columns, const Form& form, Workspace& space) {
   struct Block {
     int64_t node, begin, end, num_left;
   };
   std::vector<Block> blocks;
-  const int64_t count = splits.size();
-  for (int64_t j = 0; j < count; ++j)
-    for (int64_t begin = rows->start[j]; begin < rows->start[j + 1]; begin += kBlockOfRows)
-      blocks.push_back({j, begin, std::min(begin + kBlockOfRows, rows->start[j + 1]), 0});
-  std::vector<uint8_t> is_left(rows->order.size(), 1);
+  for (size_t j = 0; j < nodes.size(); ++j)
+    for (int64_t begin = nodes[j].begin; splits[j].is_one() && begin < nodes[j].end; begin += kBlockOfRows)
+      blocks.push_back({static_cast<int64_t>(j), begin, std::min(begin + kBlockOfRows, nodes[j].end), 0});
+  int32_t *order = space.order.data(), *lefts = space.lefts.Need(form.n), *rights = space.rights.Need(form.n);
   Parallel(pool, blocks.size(), [&](int64_t task) {
     Block& block = blocks[task];
     const Split& split = splits[block.node];
-    block.num_left = block.end - block.begin;
-    if (!std::isfinite(split.gain)) return;
-    const uint8_t* column = codes + split.feature;
-    for (int64_t i = block.begin; i < block.end; ++i) {
-      __builtin_prefetch(column + rows->order[std::min(i + kAhead, block.end - 1)] * form.d);
-      const int64_t code = column[rows->order[i] * form.d];
-      is_left[i] = code == form.bins - 1 ? split.is_missing_left : code <= split.cut;
+    const auto is_left = Sides(split, form.bins);
+    const uint8_t* column = columns + split.feature * form.n;
+    int32_t *left = lefts + block.begin, *right = rights + block.begin;
+    for (int64_t i = block.begin; i < block.end; ++i) {  // without a branch: which way is anybody's guess
+      const int32_t row = order[i];
+      const int64_t side = is_left[column[row]];
+      *left = *right = row;
+      left += side;
+      right += 1 - side;
     }
-    block.num_left = std::count(is_left.begin() + block.begin, is_left.begin() + block.end, 1);
+    block.num_left = left - (lefts + block.begin);
   });
-  std::vector<int64_t> start(2 * count + 1, 0), to_left(blocks.size()), to_right(blocks.size());
-  for (const Block& block : blocks) {
-    start[2 * block.node + 1] += block.num_left;
-    start[2 * block.node + 2] += block.end - block.begin - block.num_left;
-  }
-  for (int64_t j = 0; j < 2 * count; ++j) start[j + 1] += start[j];
-  std::vector<int64_t> place(start.begin(), start.end() - 1);
+  std::vector<int64_t> num_left(nodes.size(), 0), to_left(blocks.size()), to_right(blocks.size());
+  for (const Block& block : blocks) num_left[block.node] += block.num_left;
   for (size_t i = 0; i < blocks.size(); ++i) {
     const Block& block = blocks[i];
-    to_left[i] = place[2 * block.node];
-    to_right[i] = place[2 * block.node + 1];
-    place[2 * block.node] += block.num_left;
-    place[2 * block.node + 1] += block.end - block.begin - block.num_left;
+    const bool is_first = i == 0 || blocks[i - 1].node != block.node;
+    to_left[i] = is_first ? block.begin : to_left[i - 1] + blocks[i - 1].num_left;
+    to_right[i] = is_first ? block.begin + num_left[block.node]
+                           : to_right[i - 1] + blocks[i - 1].end - blocks[i - 1].begin - blocks[i - 1].num_left;
   }
   Parallel(pool, blocks.size(), [&](int64_t task) {
-    int64_t left = to_left[task], right = to_right[task];
-    for (int64_t i = blocks[task].begin; i < blocks[task].end; ++i) {  // without a branch: which way is anybody's guess
-      rows->next[is_left[i] ? left : right] = rows->order[i];
-      left += is_left[i];
-      right += !is_left[i];
-    }
+    const Block& block = blocks[task];
+    std::copy_n(lefts + block.begin, block.num_left, order + to_left[task]);
+    std::copy_n(rights + block.begin, block.end - block.begin - block.num_left, order + to_right[task]);
   });
-  rows->order.swap(rows->next);
-  rows->start.swap(start);
+  return num_left;
 }
 
 }  // namespace gradkit
