@@ -19,8 +19,9 @@
 namespace gradkit {
 namespace {
 
-constexpr int64_t kBlockOfFeatures = 32;  // at most: a block's histogram stays close to the core
-constexpr int64_t kTasksPerThread = 4;    // at least: whoever is done early takes one more
+constexpr int64_t kLeastFeatures = 14, kMostFeatures = 48;  // of a task: a look at an example pays; a histogram stays near
+constexpr int64_t kLeastExamples = 1 << 14;                // of a part of a node
+constexpr int64_t kTasksPerThread = 4;                     // whoever is done early takes one more
 
 struct Tree {
   int32_t *feature, *cut;
@@ -57,7 +58,7 @@ class Grower {
       const bool is_last = level + 1 == form_.depth;
       if (is_last) AssignLeaves(nodes, splits, tree.leaf);
       const std::vector<int64_t> num_left =
-          is_last ? std::vector<int64_t>(count) : Part(pool_, nodes, splits, in_.columns, form_, space_);
+          is_last ? std::vector<int64_t>(count) : SendDown(pool_, nodes, splits, in_.columns, form_, space_);
       std::vector<Node> children(2 * count);
       int64_t next_slot = count;
       for (int64_t j = 0; j < count; ++j) {
@@ -79,39 +80,55 @@ class Grower {
 
  private:
   int64_t* Cells(const Node& node, int64_t f) const { return space_.sums.data() + (node.slot * form_.d + f) * form_.width(); }
+  int64_t* Part(int64_t part, int64_t f) const { return space_.parts.data() + (part * form_.d + f) * form_.width(); }
+  int64_t NumThreads() const { return std::max<int64_t>(pool_.num_threads(), 1); }
   static int64_t Size(const Node& node) { return node.end - node.begin; }
 
-  // The best split of every node of a level: sums for the smaller children, differences for the larger ones, and the search.
-  std::vector<Split> SplitUp(int64_t level, const std::vector<Node>& nodes) {
-    struct Family {  // nodes whose sums come of one another
-      int64_t small, large;  // the latter -1 for the root
-    };
+  // A child that is summed, the larger one that is the rest of their parent (-1 for the root), and where its parts are.
+  struct Family {
+    int64_t small, large, first_part, num_parts;
+  };
+
+  std::vector<Family> Families(const std::vector<Node>& nodes) const {
+    if (nodes.size() == 1) return {{0, -1, 0, 0}};
     std::vector<Family> families;
-    if (level == 0) families.push_back({0, -1});
-    for (int64_t j = 0; level > 0 && j < static_cast<int64_t>(nodes.size()); j += 2)
+    for (int64_t j = 0; j < static_cast<int64_t>(nodes.size()); j += 2)
       if (nodes[j].may_split) families.push_back(Size(nodes[j]) > Size(nodes[j + 1]) ? Family{j + 1, j} : Family{j, j + 1});
     std::sort(families.begin(), families.end(), [&](const Family& a, const Family& b) {  // the largest first
       return Size(nodes[a.small]) > Size(nodes[b.small]);
     });
-    const int64_t number = families.size(), wanted = kTasksPerThread * std::max<int64_t>(pool_.num_threads(), 1);
-    const int64_t least = (form_.d + kBlockOfFeatures - 1) / kBlockOfFeatures;
-    const int64_t blocks = std::clamp((wanted + number - 1) / std::max<int64_t>(number, 1), least, std::max(least, form_.d / 4));
+    return families;
+  }
+
+  // The best split of every node of a level: sums for the smaller children, differences for the larger ones, and the search.
+  std::vector<Split> SplitUp(int64_t level, const std::vector<Node>& nodes) {
+    std::vector<Family> families = Families(nodes);
+    SumParts(nodes, &families);
+    const int64_t number = families.size(), least = (form_.d + kMostFeatures - 1) / kMostFeatures;
+    const int64_t wanted = (kTasksPerThread * NumThreads() + number - 1) / std::max<int64_t>(number, 1);
+    const int64_t blocks = std::clamp(wanted, least, std::max(least, form_.d / kLeastFeatures));
     std::vector<Split> found(nodes.size() * blocks), best(nodes.size());
     Parallel(pool_, number * blocks, [&](int64_t task) {
-      const Family family = families[task / blocks];
+      const Family& family = families[task / blocks];
       const int64_t block = task % blocks, begin = form_.d * block / blocks, end = form_.d * (block + 1) / blocks;
-      Sum(nodes[family.small], begin, end);
+      const int64_t size = (end - begin) * form_.width();
+      int64_t* own = Cells(nodes[family.small], begin);
+      std::fill_n(own, size, 0);
+      for (int64_t i = 0; i < family.num_parts; ++i) {
+        const int64_t* part = Part(family.first_part + i, begin);
+        for (int64_t cell = 0; cell < size; ++cell) own[cell] += part[cell];
+      }
+      if (family.num_parts == 0) Sum(nodes[family.small].begin, nodes[family.small].end, begin, end, own);
       if (family.large >= 0) {
-        const int64_t *part = Cells(nodes[family.small], begin), size = (end - begin) * form_.width();
         int64_t* rest = Cells(nodes[family.large], begin);
-        for (int64_t i = 0; i < size; ++i) rest[i] -= part[i];
+        for (int64_t cell = 0; cell < size; ++cell) rest[cell] -= own[cell];
       }
       for (const int64_t j : {family.small, family.large}) {
         if (j < 0) continue;
-        const double own = search_.Own(nodes[j]);
+        const double score = search_.Own(nodes[j]);
         for (int64_t f = begin; f < end; ++f)
           if (in_.allowed[level * form_.d + f])
-            search_.Scan(Cells(nodes[j], f), nodes[j], own, f, in_.monotone[f], &found[j * blocks + block]);
+            search_.Scan(Cells(nodes[j], f), nodes[j], score, f, in_.monotone[f], &found[j * blocks + block]);
       }
     });
     for (size_t i = 0; i < found.size(); ++i)
@@ -119,11 +136,35 @@ class Grower {
     return best;
   }
 
-  void Sum(const Node& node, int64_t begin, int64_t end) {
+  // Nodes of many examples are summed in parts, so that all threads have a share.
+  void SumParts(const std::vector<Node>& nodes, std::vector<Family>* families) {
+    struct Task {
+      int64_t begin, end, part;
+    };
+    const int64_t most = std::max(kLeastExamples, form_.n / (kTasksPerThread * NumThreads()) + 1);
+    std::vector<Task> tasks;
+    for (Family& family : *families) {
+      const Node& node = nodes[family.small];
+      family.first_part = tasks.size();
+      for (int64_t begin = node.begin; Size(node) > most && begin < node.end; begin += most)
+        tasks.push_back({begin, std::min(begin + most, node.end), static_cast<int64_t>(tasks.size())});
+      family.num_parts = tasks.size() - family.first_part;
+    }
+    const int64_t blocks = (form_.d + kMostFeatures - 1) / kMostFeatures;
+    space_.parts.Need(tasks.size() * form_.d * form_.width());
+    Parallel(pool_, tasks.size() * blocks, [&](int64_t index) {
+      const Task& task = tasks[index / blocks];
+      const int64_t block = index % blocks, begin = form_.d * block / blocks, end = form_.d * (block + 1) / blocks;
+      int64_t* own = Part(task.part, begin);
+      std::fill_n(own, (end - begin) * form_.width(), 0);
+      Sum(task.begin, task.end, begin, end, own);
+    });
+  }
+
+  // Add the examples of that part of the order to the cells of the features from `begin` to `end` - 1.
+  void Sum(int64_t first_example, int64_t last_example, int64_t begin, int64_t end, int64_t* own) const {
     const int64_t words = Words ? Words : form_.words(), width = form_.bins * words;
-    int64_t* own = Cells(node, begin);
-    std::fill_n(own, (end - begin) * width, 0);
-    const int32_t *row = space_.order.data() + node.begin, *last = space_.order.data() + node.end;
+    const int32_t *row = space_.order.data() + first_example, *last = space_.order.data() + last_example;
     for (; row < last; ++row) {
       const int64_t ahead = row[row + kAhead < last ? kAhead : 0];
       __builtin_prefetch(in_.codes + ahead * form_.d + begin);

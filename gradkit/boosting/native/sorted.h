@@ -22,7 +22,7 @@ inline std::array<uint8_t, 256> Sides(const Split& split, int64_t bins) {
 }
 
 // Part the examples of every node that splits: those that go left come first, each side still ascending. How many went left.
-inline std::vector<int64_t> Part(ffi::ThreadPool& pool, const std::vector<Node>& nodes, const std::vector<Split>& splits,
+inline std::vector<int64_t> SendDown(ffi::ThreadPool& pool, const std::vector<Node>& nodes, const std::vector<Split>& splits,
                                  const uint8_t* columns, const Form& form, Workspace& space) {
   struct Block {
     int64_t node, begin, end, num_left;
