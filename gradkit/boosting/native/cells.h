@@ -9,6 +9,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
+#include <numeric>
 #include <vector>
 
 #include "parallel.h"
@@ -36,13 +38,21 @@ inline void Decode(const int64_t* cell, const Form& form, const Units& units, do
   if (form.is_counted) numbers[2 * form.k] = static_cast<double>(cell[form.k]);
 }
 
-inline float Finite(float number) { return std::isfinite(number) ? number : 0.0f; }
-
-// The weighted channel of an example; what is not finite counts as nothing here, and is found out by the leaves.
-inline float Channel(const Slopes& slopes, int64_t k, int64_t row, int64_t channel) {
-  const float value = channel < k ? slopes.gradient[row * k + channel] : slopes.curvature[row * k + channel - k];
-  return Finite(slopes.weights[row] * value);
+// What is not finite counts as nothing here, and is found out by the leaves.
+inline float Finite(float number) {
+  uint32_t bits;
+  std::memcpy(&bits, &number, sizeof bits);
+  return (bits & 0x7f800000u) == 0x7f800000u ? 0.0f : number;
 }
+
+// A weighted channel of the examples: the gradients of all outputs come first, then the curvatures.
+struct Channel {
+  Channel(const Slopes& slopes, int64_t k, int64_t c)
+      : values((c < k ? slopes.gradient : slopes.curvature) + c % k), weights(slopes.weights), stride(k) {}
+  float operator()(int64_t row) const { return Finite(weights[row] * values[row * stride]); }
+  const float *values, *weights;
+  int64_t stride;
+};
 
 inline double PowerAbove(double number) {
   int exponent;
@@ -53,37 +63,44 @@ inline double PowerAbove(double number) {
 // unit >= sum(|channel|) / (2**31 - 1 - n), of the sum rounded up in whole numbers, for a sum of floats depends on its order.
 inline Units FindUnits(ffi::ThreadPool& pool, const Form& form, const Slopes& slopes) {
   const int64_t channels = 2 * form.k, blocks = NumBlocksOfRows(form.n);
-  std::vector<float> largest(blocks * channels, 0.0f);
-  std::vector<int64_t> total(blocks * channels, 0);
+  std::vector<int32_t> parts(channels * blocks, 0);
   OverRows(pool, form.n, [&](int64_t block, int64_t begin, int64_t end) {
     for (int64_t c = 0; c < channels; ++c) {
-      float most = 0.0f;
-      for (int64_t row = begin; row < end; ++row) most = std::max(most, std::abs(Channel(slopes, form.k, row, c)));
-      largest[block * channels + c] = most;
+      const Channel channel(slopes, form.k, c);
+      int32_t most = 0;  // of numbers without a sign the largest has the largest bits
+      for (int64_t row = begin; row < end; ++row) {
+        const float size = std::abs(channel(row));
+        int32_t bits;
+        std::memcpy(&bits, &size, sizeof bits);
+        most = std::max(most, bits);
+      }
+      parts[c * blocks + block] = most;
     }
   });
-  Units coarse(channels), units(channels);
+  Units coarse(channels, 1.0), units(channels);
   for (int64_t c = 0; c < channels; ++c) {
-    float most = 0.0f;
-    for (int64_t block = 0; block < blocks; ++block) most = std::max(most, largest[block * channels + c]);
-    coarse[c] = most > 0 ? PowerAbove(most) * PowerAbove(static_cast<double>(form.n)) * 0x1p-30 : 1.0;
+    const int32_t bits = *std::max_element(parts.data() + c * blocks, parts.data() + (c + 1) * blocks);
+    float most;
+    std::memcpy(&most, &bits, sizeof most);
+    if (most > 0) coarse[c] = PowerAbove(most) * PowerAbove(static_cast<double>(form.n)) * 0x1p-30;
   }
   OverRows(pool, form.n, [&](int64_t block, int64_t begin, int64_t end) {
     for (int64_t c = 0; c < channels; ++c) {
+      const Channel channel(slopes, form.k, c);
       const float scale = static_cast<float>(1.0 / coarse[c]);
-      int64_t sum = 0;
-      for (int64_t row = begin; row < end; ++row)
-        sum += static_cast<int32_t>(std::abs(Channel(slopes, form.k, row, c)) * scale) + 1;
-      total[block * channels + c] = sum;
+      int32_t sum = 0;
+      for (int64_t row = begin; row < end; ++row) sum += static_cast<int32_t>(std::abs(channel(row)) * scale) + 1;
+      parts[c * blocks + block] = sum;
     }
   });
   for (int64_t c = 0; c < channels; ++c) {
-    int64_t sum = 0;
-    for (int64_t block = 0; block < blocks; ++block) sum += total[block * channels + c];
+    const int64_t sum = std::accumulate(parts.data() + c * blocks, parts.data() + (c + 1) * blocks, int64_t{0});
     units[c] = PowerAbove(static_cast<double>(sum) * coarse[c] / (0x1p31 - 1 - static_cast<double>(form.n)));
   }
   return units;
 }
+
+inline int32_t Nearest(float number) { return static_cast<int32_t>(number + std::copysign(0.5f, number)); }
 
 // The examples' words (n, words), those that count by number, and what they all add up to.
 inline std::vector<int64_t> Encode(ffi::ThreadPool& pool, const Form& form, const Slopes& slopes, const Units& units,
@@ -96,19 +113,21 @@ inline std::vector<int64_t> Encode(ffi::ThreadPool& pool, const Form& form, cons
   int32_t *order = space.order.Need(form.n), *scratch = space.lefts.Need(form.n);
   OverRows(pool, form.n, [&](int64_t block, int64_t begin, int64_t end) {
     int64_t *own = parts.data() + block * words, count = 0;
-    for (int64_t row = begin; row < end; ++row) {
-      int64_t* value = values + row * words;
-      for (int64_t i = 0; i < form.k; ++i) {
-        const int64_t g = static_cast<int64_t>(std::lrintf(Channel(slopes, form.k, row, i) * scales[i]));
-        const int64_t h = static_cast<int64_t>(std::lrintf(Channel(slopes, form.k, row, form.k + i) * scales[form.k + i]));
-        value[i] = g * (int64_t{1} << 32) + h;
-        own[i] += value[i];
+    for (int64_t i = 0; i < form.k; ++i) {
+      const Channel gradient(slopes, form.k, i), curvature(slopes, form.k, form.k + i);
+      int64_t sum = 0;
+      for (int64_t row = begin; row < end; ++row) {
+        const int64_t g = Nearest(gradient(row) * scales[i]), h = Nearest(curvature(row) * scales[form.k + i]);
+        sum += values[row * words + i] = g * (int64_t{1} << 32) + h;
       }
-      const bool counts_one = slopes.weights[row] > 0;
-      if (form.is_counted) own[form.k] += value[form.k] = counts_one;
-      scratch[begin + count] = static_cast<int32_t>(row);
-      count += counts_one;
+      own[i] = sum;
     }
+    for (int64_t row = begin; row < end; ++row) {
+      scratch[begin + count] = static_cast<int32_t>(row);
+      count += slopes.weights[row] > 0;
+    }
+    for (int64_t row = begin; form.is_counted && row < end; ++row) values[row * words + form.k] = slopes.weights[row] > 0;
+    if (form.is_counted) own[form.k] = count;
     counts[block] = count;
   });
   for (int64_t block = 0; block < blocks; ++block) start[block + 1] = start[block] + counts[block];
