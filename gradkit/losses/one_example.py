@@ -118,7 +118,9 @@ def logistic(score: ArrayLike, target: ArrayLike) -> Float[Array, ""]:
     0.6931
     """
     score, target, dtype = _matched(score, target)
-    return _mean(target * jax.nn.softplus(-score) + (1 - target) * jax.nn.softplus(score), dtype)
+    is_positive = score >= 0  # by branches rather than abs and relu, whose derivatives at 0 are not those of the whole
+    near = jnp.log1p(jnp.exp(-jnp.where(is_positive, score, -score)))
+    return _mean(near + jnp.where(is_positive, (1 - target) * score, -target * score), dtype)
 
 
 def softmax(score: ArrayLike, target: ArrayLike) -> Float[Array, ""]:
