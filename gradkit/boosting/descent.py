@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import functools
 import math
+import types
 from collections.abc import Callable, Sequence
 from typing import Any
+
+import jax
 
 from gradkit import checks
 from gradkit.boosting import steps
@@ -122,12 +125,26 @@ def descent(
         loss, learning_rate, depth, num_outputs, curvature, penalties, subsample, colsample_bytree, colsample_bylevel, monotone,
         oblivious, newton_steps, nesterov, fold, patience, deterministic,
     )  # fmt: skip
+    return (_remembered if _is_constant(settings) else _made)(settings)
+
+
+def _made(settings: Settings) -> Descent:
     return Descent(
         init=lambda key, data, validation: steps.begin(settings, key, data),
         step=functools.partial(steps.advance, settings),
         params=functools.partial(steps.finish, settings),
         loss=functools.partial(steps.loss, settings),
     )
+
+
+_remembered = functools.lru_cache(maxsize=64)(_made)  # equal settings give one descent, and so one program, traced once
+
+
+def _is_constant(settings: Settings) -> bool:
+    """Whether equal settings mean the same for ever: no arrays, and no functions but gradkit's own losses."""
+    others = jax.tree.leaves(settings._replace(loss=None))
+    is_ours = isinstance(settings.loss, types.FunctionType) and settings.loss.__module__.startswith("gradkit.")
+    return is_ours and all(isinstance(leaf, (int, float, str)) for leaf in others)
 
 
 def _check_monotone(monotone: Sequence[int], num_outputs: int | None) -> tuple[int, ...]:

@@ -41,20 +41,27 @@ class Rows(NamedTuple):
     leaf: jax.Array
     num_leaves: int
 
-    def sum(self, values: jax.Array) -> jax.Array:
+    def sums(self, *values: jax.Array) -> list[jax.Array]:
         """Weighted sums per leaf of what leads with examples."""
-        flat = values.reshape(len(values), -1)
-        if native.is_there() and flat.dtype == jnp.float32:
-            sums = native.sum_leaves(self.leaf, self.weights, flat, self.num_leaves)
+        flat = [each.reshape(len(each), -1) for each in values]
+        if native.is_there() and all(each.dtype == jnp.float32 for each in flat):
+            added = native.sum_leaves(self.leaf, self.weights, flat, self.num_leaves)
         else:
-            weighted = jnp.where(self.weights[:, None] > 0, self.weights[:, None] * flat, 0)
-            blank = jnp.zeros((self.num_leaves, flat.shape[1]), flat.dtype)
-            sums = blank.at[self.leaf].add(weighted, mode="promise_in_bounds")
-        return sums.reshape(self.num_leaves, *values.shape[1:])
+            added = [self._scattered(each) for each in flat]
+        return [own.reshape(self.num_leaves, *each.shape[1:]) for own, each in zip(added, values)]
+
+    def _scattered(self, flat: jax.Array) -> jax.Array:
+        weighted = jnp.where(self.weights[:, None] > 0, self.weights[:, None] * flat, 0)
+        return jnp.zeros((self.num_leaves, flat.shape[1]), flat.dtype).at[self.leaf].add(weighted, mode="promise_in_bounds")
 
     def moved(self, value: jax.Array) -> jax.Array:
         """The scores with the value of each leaf added, shape (n, k)."""
-        return self.scores + value[self.leaf]
+        return self.scores + at_leaves(value, self.leaf)
+
+
+def at_leaves(value: jax.Array, leaf: jax.Array) -> jax.Array:
+    """The value of each example's leaf, shape (n, k)."""
+    return value.at[leaf].get(mode="promise_in_bounds", wrap_negative_indices=False)
 
 
 def solve(
@@ -97,19 +104,19 @@ def intercept(rows: Rows, derivatives: Derivatives) -> jax.Array:
 
 def _newton(rows: Rows, derivatives: Derivatives, penalties: Penalties, start: jax.Array | None) -> jax.Array:
     """One step from a value per leaf (``None``: from 0), halved where it would raise the leaf's loss."""
-    scores, before = rows.scores if start is None else rows.moved(start), _losses(rows, derivatives, penalties, start)
-    start = jnp.zeros((rows.num_leaves, scores.shape[1]), scores.dtype) if start is None else start
-    gradient = rows.sum(derivatives.gradient(scores, rows.targets))
-    if derivatives.matrix is None:
-        target = _diagonal_target(rows, derivatives, penalties, start, scores, gradient)
-    else:
-        target = _block_target(rows, derivatives, penalties, start, scores, gradient)
+    scores = rows.scores if start is None else rows.moved(start)
+    origin = jnp.zeros((rows.num_leaves, scores.shape[1]), scores.dtype) if start is None else start
+    bend = derivatives.curvature if derivatives.matrix is None else derivatives.matrix
+    gradient, bending, before = rows.sums(*(part(scores, rows.targets) for part in (derivatives.gradient, bend, derivatives.value)))
+    before = before + _penalty(penalties, origin)
+    target = (_diagonal_target if derivatives.matrix is None else _block_target)(penalties, origin, gradient, bending)
     limit = penalties.max_delta_step
-    full = jnp.clip(target, -limit, limit) - start
+    full = jnp.clip(target, -limit, limit) - origin
 
     def is_worse(share):
-        after = _losses(rows, derivatives, penalties, start + share[:, None] * full)
-        return ~(after <= before + SLACK * jnp.abs(before))
+        moved = origin + share[:, None] * full
+        [after] = rows.sums(derivatives.value(rows.moved(moved), rows.targets))
+        return ~(after + _penalty(penalties, moved) <= before + SLACK * jnp.abs(before))
 
     def halve(carry):
         count, share, worse = carry
@@ -119,19 +126,17 @@ def _newton(rows: Rows, derivatives: Derivatives, penalties: Penalties, start: j
     share = jnp.ones(rows.num_leaves, full.dtype)
     is_going = lambda carry: (carry[0] < HALVINGS) & carry[2].any()  # noqa: E731
     _, share, worse = jax.lax.while_loop(is_going, halve, (0, share, is_worse(share)))
-    return start + jnp.where(worse, 0, share)[:, None] * full
+    return origin + jnp.where(worse, 0, share)[:, None] * full
 
 
-def _diagonal_target(rows, derivatives, penalties, start, scores, gradient):
+def _diagonal_target(penalties: Penalties, origin: jax.Array, gradient: jax.Array, curvature: jax.Array) -> jax.Array:
     """Where each weight's own quadratic is least: with ``G - H c0`` for the gradient at zero."""
-    curvature = rows.sum(derivatives.curvature(scores, rows.targets))
-    return weight(Sums(gradient - curvature * start, curvature, None), penalties._replace(max_delta_step=jnp.inf))
+    return weight(Sums(gradient - curvature * origin, curvature, None), penalties._replace(max_delta_step=jnp.inf))
 
 
-def _block_target(rows, derivatives, penalties, start, scores, gradient):
+def _block_target(penalties: Penalties, origin: jax.Array, gradient: jax.Array, matrix: jax.Array) -> jax.Array:
     """The same with the whole matrix; the gradient is shrunk by ``l1`` as for single weights."""
-    matrix = rows.sum(derivatives.matrix(scores, rows.targets))
-    pull = gradient - jnp.einsum("jkl,jl->jk", matrix, start)
+    pull = gradient - jnp.einsum("jkl,jl->jk", matrix, origin)
     pull = jnp.sign(pull) * jnp.maximum(jnp.abs(pull) - penalties.l1, 0)
     size = jnp.trace(matrix, axis1=1, axis2=2)[:, None, None]
     unit = jnp.eye(matrix.shape[-1], dtype=matrix.dtype)[None]
@@ -139,19 +144,16 @@ def _block_target(rows, derivatives, penalties, start, scores, gradient):
     return -jnp.linalg.solve(matrix + ridge, pull[..., None])[..., 0]
 
 
-def _losses(rows: Rows, derivatives: Derivatives, penalties: Penalties, value: jax.Array | None) -> jax.Array:
-    """What each leaf loses at a value, penalties included."""
-    if value is None:
-        return rows.sum(derivatives.value(rows.scores, rows.targets))
-    penalty = (penalties.l2 / 2 * value**2 + penalties.l1 * jnp.abs(value)).sum(-1)
-    return rows.sum(derivatives.value(rows.moved(value), rows.targets)) + penalty
+def _penalty(penalties: Penalties, value: jax.Array) -> jax.Array:
+    """What the weights of each leaf cost."""
+    return (penalties.l2 / 2 * value**2 + penalties.l1 * jnp.abs(value)).sum(-1)
 
 
 def _bisect(rows: Rows, derivatives: Derivatives, penalties: Penalties) -> jax.Array:
     """The middle of where the slope of each leaf's loss changes sign, shape (leaves, 1)."""
 
     def slope(value):
-        own = rows.sum(derivatives.gradient(rows.moved(value), rows.targets))
+        [own] = rows.sums(derivatives.gradient(rows.moved(value), rows.targets))
         return own + penalties.l2 * value + penalties.l1 * jnp.sign(value)
 
     (low, has_low), (high, has_high) = (

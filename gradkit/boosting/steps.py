@@ -60,7 +60,7 @@ def advance(settings: Settings, state: BoostingState, batch: Any) -> tuple[Boost
 
     def grow_one(state):
         tree, leaf = _fit_tree(settings, problem, state)
-        model = state.scores + tree.value[leaf]
+        model = state.scores + leaves.at_leaves(tree.value, leaf)
         scores, kept = (model, None) if not settings.is_accelerated else (_look_ahead(state, model), model)
         held_out = _held_out_loss(problem, model)
         count = state.count + 1

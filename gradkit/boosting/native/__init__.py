@@ -16,6 +16,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -59,10 +60,10 @@ def columns(codes: jax.Array) -> jax.Array:
     return jax.ffi.ffi_call(_name("transpose"), result, vmap_method="sequential")(codes)
 
 
-def sum_leaves(leaf: jax.Array, weights: jax.Array, values: jax.Array, num_leaves: int) -> jax.Array:
-    """The weighted sums of values (n, c) per leaf, shape (leaves, c); in double precision on the way."""
-    result = jax.ShapeDtypeStruct((num_leaves, values.shape[1]), jnp.float32)
-    return jax.ffi.ffi_call(_name("sum_leaves"), result, vmap_method="sequential")(leaf, weights, values)
+def sum_leaves(leaf: jax.Array, weights: jax.Array, values: Sequence[jax.Array], num_leaves: int) -> list[jax.Array]:
+    """The weighted sums of each array of values (n, c) per leaf, shape (leaves, c); in double precision on the way."""
+    results = [jax.ShapeDtypeStruct((num_leaves, each.shape[1]), jnp.float32) for each in values]
+    return jax.ffi.ffi_call(_name("sum_leaves"), results, vmap_method="sequential")(leaf, weights, *values)
 
 
 def knows(shape: Shape) -> bool:
