@@ -7,47 +7,55 @@
 namespace gradkit {
 namespace {
 
-// Adds up one column of values (n, Width) per leaf, Width 0 for what is known at run time only.
-template <int64_t Width>
-void Add(const int32_t* leaf, const float* weight, const float* values, int64_t begin, int64_t end, int64_t width, double* sums) {
-  const int64_t c = Width ? Width : width;
+struct Array {
+  const float* values;
+  float* sums;
+  int64_t width, start;  // its first column among all
+};
+
+// Adds the columns of all arrays to the sums (leaves, columns). Number is that of arrays of one column each, 0 for any others.
+template <size_t Number>
+void Add(const int32_t* leaf, const float* weight, const std::vector<Array>& arrays, int64_t begin, int64_t end, int64_t columns,
+         double* sums) {
+  const float* only[Number + 1];
+  for (size_t i = 0; i < Number; ++i) only[i] = arrays[i].values;
   for (int64_t row = begin; row < end; ++row) {
     if (!(weight[row] > 0)) continue;  // a value that is not finite does not count either
     const double share = weight[row];
-    for (int64_t i = 0; i < c; ++i) sums[leaf[row] * c + i] += share * values[row * c + i];
+    double* own = sums + leaf[row] * (Number ? static_cast<int64_t>(Number) : columns);
+    for (size_t i = 0; i < Number; ++i) own[i] += share * only[i][row];
+    for (size_t i = 0; Number == 0 && i < arrays.size(); ++i)
+      for (int64_t c = 0; c < arrays[i].width; ++c) own[arrays[i].start + c] += share * arrays[i].values[row * arrays[i].width + c];
   }
 }
 
 // Weighted sums per leaf (leaves, c) of any number of arrays (n, c): block by block in double precision, blocks in their order.
-ffi::Error SumLeaves(ffi::ThreadPool pool, ffi::Buffer<ffi::S32> leaf, ffi::Buffer<ffi::F32> weights, ffi::RemainingArgs arrays,
+ffi::Error SumLeaves(ffi::ThreadPool pool, ffi::Buffer<ffi::S32> leaf, ffi::Buffer<ffi::F32> weights, ffi::RemainingArgs given,
                      ffi::RemainingRets results) {
-  struct Array {
-    const float* values;
-    float* sums;
-    int64_t width, size, start;
-  };
   const int64_t n = leaf.element_count(), blocks = std::max<int64_t>(NumBlocksOfRows(n), 1);
-  std::vector<Array> all;
-  int64_t size = 0;
-  for (size_t i = 0; i < arrays.size(); ++i) {
-    auto values = arrays.get<ffi::Buffer<ffi::F32>>(i);
+  std::vector<Array> arrays;
+  int64_t leaves = 0, columns = 0;
+  for (size_t i = 0; i < given.size(); ++i) {
+    auto values = given.get<ffi::Buffer<ffi::F32>>(i);
     auto sums = results.get<ffi::Buffer<ffi::F32>>(i);
     if (!values.has_value() || !sums.has_value()) return ffi::Error::InvalidArgument("sums are of float32 arrays");
-    all.push_back({values->typed_data(), (*sums)->typed_data(), static_cast<int64_t>(values->dimensions()[1]),
-                   static_cast<int64_t>((*sums)->element_count()), size});
-    size += all.back().size;
+    leaves = (*sums)->dimensions()[0];
+    arrays.push_back({values->typed_data(), (*sums)->typed_data(), (*sums)->dimensions()[1], columns});
+    columns += arrays.back().width;
   }
+  const bool is_simple = columns == static_cast<int64_t>(arrays.size()) && columns <= 3;
+  const auto add = is_simple ? (columns == 1 ? Add<1> : columns == 2 ? Add<2> : Add<3>) : Add<0>;
+  const int64_t size = leaves * columns;
   std::vector<double> parts(blocks * size);
   OverRows(pool, n, [&](int64_t block, int64_t begin, int64_t end) {
-    for (const Array& array : all) {
-      double* own = parts.data() + block * size + array.start;
-      (array.width == 1 ? Add<1> : Add<0>)(leaf.typed_data(), weights.typed_data(), array.values, begin, end, array.width, own);
-    }
+    add(leaf.typed_data(), weights.typed_data(), arrays, begin, end, columns, parts.data() + block * size);
   });
   for (int64_t block = 1; block < blocks; ++block)
     for (int64_t i = 0; i < size; ++i) parts[i] += parts[block * size + i];
-  for (const Array& array : all)
-    for (int64_t i = 0; i < array.size; ++i) array.sums[i] = static_cast<float>(parts[array.start + i]);
+  for (const Array& array : arrays)
+    for (int64_t j = 0; j < leaves; ++j)
+      for (int64_t c = 0; c < array.width; ++c)
+        array.sums[j * array.width + c] = static_cast<float>(parts[j * columns + array.start + c]);
   return ffi::Error::Success();
 }
 
