@@ -19,6 +19,7 @@ from gradkit import checks
 
 MOST_BINS = 256  # a bin is a uint8
 SAMPLED_ROWS = 200_000  # that quantiles are taken of
+ENCODED_ROWS = 8_192  # at a time: a block of the matrix stays in the cache
 
 
 class Cuts(NamedTuple):
@@ -108,9 +109,9 @@ def bin(features: Any, *, bins: int = 256, categorical: Sequence[int | str] = ()
     checks.require(bins <= MOST_BINS, "bins", f"be at most {MOST_BINS}", bins, remedy)
     features, names = _as_matrix(features)
     categorical = _columns(categorical, names, features.shape[1])
-    counted = _counted(features, weights)
+    rows, weights = _counted(features, weights)
     kinds = [_find_categories if column in categorical else _find_cuts for column in range(features.shape[1])]
-    edges = tuple(_map(lambda column: kinds[column](*(part[column] for part in counted), bins, column), range(len(kinds))))
+    edges = tuple(_map(lambda column: kinds[column](features[rows, column], weights, bins, column), range(len(kinds))))
     return _binned(features, Cuts(edges, names), bins, categorical)
 
 
@@ -141,18 +142,18 @@ def _columns(categorical: Sequence[int | str], names: tuple[str, ...] | None, nu
     return tuple(map(int, columns))
 
 
-def _counted(features: np.ndarray, weights: Any) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
-    """Per feature, the values to be cut, and how much each counts."""
+def _counted(features: np.ndarray, weights: Any) -> tuple[Any, np.ndarray | None]:
+    """The examples whose values are cut, and how much each counts."""
     if weights is None:
-        rows = _sample(np.arange(len(features)))
-        return list(features[rows].T), [None] * features.shape[1]
+        is_few = len(features) <= SAMPLED_ROWS
+        return (slice(None) if is_few else _sample(np.arange(len(features)))), None
     weights = np.asarray(weights, float)
     checks.require(weights.shape == features.shape[:1], "weights", f"have shape ({len(features)},)", weights.shape,
                    "Give one number per example.")  # fmt: skip
     is_sound = np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0
     checks.require(is_sound, "weights", "be at least 0, finite, and not all 0", weights, "Leave them out to count all alike.")
     rows = _sample(np.flatnonzero(weights > 0))
-    return list(features[rows].T), [weights[rows]] * features.shape[1]
+    return rows, weights[rows]
 
 
 def _sample(rows: np.ndarray) -> np.ndarray:
@@ -195,18 +196,21 @@ def _find_categories(values: np.ndarray, weights: np.ndarray | None, bins: int, 
 
 
 def _encode(features: np.ndarray, edges: Sequence[np.ndarray], num_bins: int, categorical: tuple[int, ...]) -> np.ndarray:
-    codes = np.empty(features.shape[::-1], np.uint8)
+    codes, edges = np.empty(features.shape, np.uint8), [own.astype(features.dtype) for own in edges]
 
-    def encode(column):
-        values, own = np.ascontiguousarray(features[:, column]), edges[column].astype(features.dtype)
-        code = np.searchsorted(own, values)
-        if column in categorical:
-            is_known = own[np.minimum(code, len(own) - 1)] == values if len(own) else np.zeros(len(values), bool)
-            code = np.where(is_known, code, num_bins - 1)
-        codes[column] = np.where(np.isnan(values), num_bins - 1, code)
+    def encode(start):
+        block = features[start : start + ENCODED_ROWS]
+        for column, own in enumerate(edges):
+            values = np.ascontiguousarray(block[:, column])
+            code = np.searchsorted(own, values).astype(np.uint8)
+            if column in categorical:
+                is_known = own[np.minimum(code, len(own) - 1)] == values if len(own) else np.zeros(len(values), bool)
+                code[~is_known] = num_bins - 1
+            code[np.isnan(values)] = num_bins - 1
+            codes[start : start + ENCODED_ROWS, column] = code
 
-    _map(encode, range(features.shape[1]))
-    return np.ascontiguousarray(codes.T)
+    _map(encode, range(0, len(features), ENCODED_ROWS))
+    return codes
 
 
 def _map(function: Callable, items: Sequence) -> list:
