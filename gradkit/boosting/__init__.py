@@ -6,6 +6,7 @@ values), ``problems`` and ``steps`` (one step), ``descent``; ``packing``, ``pred
 
 from gradkit.boosting.binning import Binned as Binned
 from gradkit.boosting.binning import bin as bin
+from gradkit.boosting.curvatures import fisher as fisher
 from gradkit.boosting.curvatures import gauss_newton as gauss_newton
 from gradkit.boosting.descent import descent as descent
 from gradkit.boosting.importances import Importances as Importances

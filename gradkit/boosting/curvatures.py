@@ -7,7 +7,8 @@ are not; a policy says where it comes from:
 - ``"block"``: the whole matrix of second derivatives, made positive semi-definite, for losses that couple a few scores;
 - ``"unit"``: 1, for losses without a curvature to speak of; leaves are then found by bisection (one score) or by a line search;
 - a function ``(score, target) -> (k, k)`` or, for a scalar score, a scalar: your own, positive semi-definite, such as
-  :func:`gauss_newton` makes, or a Fisher information.
+  :func:`gauss_newton` makes, or the Fisher information, closed or as :func:`fisher` makes it: leaves then step along the natural
+  gradient.
 """
 
 from __future__ import annotations
@@ -21,12 +22,19 @@ import jax.numpy as jnp
 from jax.extend.core import Literal, jaxpr_as_fun
 
 from gradkit import checks, losses
+from gradkit.keys import as_key
 
 POLICIES = ("diagonal", "block", "unit")
+
+
+def _fisher_of_gaussian(score: jax.Array, target: Any) -> jax.Array:
+    return jnp.diag(jnp.stack([jnp.exp(-2 * score[1]), jnp.full_like(score[1], 2)]))
+
+
 DECLARED = {
     losses.absolute: "unit", losses.quantile: "unit", losses.hinge: "unit", losses.huber: "unit",
     losses.squared: "diagonal", losses.log_cosh: "diagonal", losses.poisson: "diagonal", losses.logistic: "diagonal",
-    losses.softmax: "diagonal", losses.focal: "diagonal",
+    losses.softmax: "diagonal", losses.focal: "diagonal", losses.gaussian: _fisher_of_gaussian,
 }  # fmt: skip
 
 
@@ -48,7 +56,7 @@ class Derivatives(NamedTuple):
     has_curvature: bool
 
 
-def declared(loss: Callable) -> str | None:
+def declared(loss: Callable) -> str | Callable | None:
     """The policy of one of ``gk.losses``, with or without fixed parameters; ``None`` for any other loss.
 
     >>> declared(functools.partial(losses.quantile, level=0.9))
@@ -59,7 +67,7 @@ def declared(loss: Callable) -> str | None:
     return DECLARED.get(loss)
 
 
-def _default(loss: Callable, own: Callable, score: Any, target: Any) -> str:
+def _default(loss: Callable, own: Callable, score: Any, target: Any) -> str | Callable:
     return declared(loss) or ("diagonal" if _bends(own, score, target) else "unit")
 
 
@@ -123,6 +131,37 @@ def gauss_newton(outer: Callable, inner: Callable) -> Callable:
         flat = jacobian.reshape(prediction.size, score.size)
         matrix = flat.T @ bend.reshape(prediction.size, prediction.size) @ flat
         return matrix.reshape(score.shape * 2)
+
+    return curvature
+
+
+def fisher(loss: Callable, draw: Callable, *, draws: int = 32, key: Any = 0) -> Callable:
+    """The curvature ``E[g g']`` of a negative log-likelihood, ``g`` its gradient at targets drawn from the model itself.
+
+    A leaf then goes ``-(sum of E[g g'])^-1 (sum of g)``: a step along the natural gradient, which does not depend on how the
+    distribution is written. Positive semi-definite where the second derivative is not.
+
+    Args:
+        loss: ``(score, target) -> scalar``, minus the logarithm of a density, up to a constant.
+        draw: ``(key, score) -> target``, from the distribution of that score.
+        draws: Targets that the mean is taken over; at least as many as there are scores.
+        key: An int or a jax key; the same draws at every tree.
+
+    References:
+        Amari, Natural gradient works efficiently in learning, 1998. https://doi.org/10.1162/089976698300017746
+        Duan et al., NGBoost, 2020. https://arxiv.org/abs/1910.03225
+
+    >>> draw = lambda key, score: jax.random.poisson(key, jnp.exp(score)).astype(float)
+    >>> curve = fisher(losses.poisson, draw, draws=10_000)
+    >>> bool(abs(curve(jnp.array(1.0), 0.0) - jnp.e) < 0.1)
+    True
+    """
+    draws = checks.whole_number("draws", draws, at_least=1, remedy="It counts the targets that are drawn.")
+    keys = jax.random.split(as_key(key), draws)
+
+    def curvature(score, target):
+        slopes = jax.vmap(lambda key: jax.grad(loss)(score, jax.lax.stop_gradient(draw(key, score))))(keys)
+        return (jnp.einsum("ik,il->kl", slopes, slopes) if slopes.ndim > 1 else (slopes**2).sum()) / draws
 
     return curvature
 

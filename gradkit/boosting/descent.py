@@ -62,7 +62,8 @@ def descent(
         num_outputs: ``k`` where the score of an example is a vector of shape (k,), as for ``losses.softmax``; a tree then has a
             vector in each leaf.
         curvature: ``"diagonal"``, ``"block"``, ``"unit"`` or a function; see ``boosting.curvatures``. By default what the loss
-            is known for; a loss without second derivative gets ``"unit"``, any other ``"diagonal"``.
+            is known for; a loss without second derivative gets ``"unit"``, any other ``"diagonal"``. For a distribution with
+            several scores :func:`~gradkit.boosting.curvatures.fisher` makes leaves step along the natural gradient.
         l1, l2, gamma, min_child_weight, min_child_samples, max_delta_step: See :class:`~gradkit.boosting.splits.Penalties`.
         subsample: The share of the examples that a tree is grown on, each drawn by itself.
         colsample_bytree, colsample_bylevel: The share of the features that a tree may use, and of those, each of its levels.

@@ -107,7 +107,9 @@ def _newton(rows: Rows, derivatives: Derivatives, penalties: Penalties, start: j
     scores = rows.scores if start is None else rows.moved(start)
     origin = jnp.zeros((rows.num_leaves, scores.shape[1]), scores.dtype) if start is None else start
     bend = derivatives.curvature if derivatives.matrix is None else derivatives.matrix
-    gradient, bending, before = rows.sums(*(part(scores, rows.targets) for part in (derivatives.gradient, bend, derivatives.value)))
+    gradient, bending, before = rows.sums(
+        *(part(scores, rows.targets) for part in (derivatives.gradient, bend, derivatives.value))
+    )
     before = before + _penalty(penalties, origin)
     target = (_diagonal_target if derivatives.matrix is None else _block_target)(penalties, origin, gradient, bending)
     limit = penalties.max_delta_step

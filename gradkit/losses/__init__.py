@@ -6,6 +6,7 @@ from gradkit.losses.objectives import Objective as Objective
 from gradkit.losses.objectives import objective as objective
 from gradkit.losses.one_example import absolute as absolute
 from gradkit.losses.one_example import focal as focal
+from gradkit.losses.one_example import gaussian as gaussian
 from gradkit.losses.one_example import hinge as hinge
 from gradkit.losses.one_example import huber as huber
 from gradkit.losses.one_example import log_cosh as log_cosh

@@ -8,6 +8,8 @@ share it. Parameters such as ``delta`` may be traced; fix one with ``functools.p
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -103,6 +105,33 @@ def poisson(score: ArrayLike, target: ArrayLike) -> Float[Array, ""]:
     """
     score, target, dtype = _matched(score, target)
     return _mean(jnp.exp(score) - target * score, dtype)
+
+
+def gaussian(score: ArrayLike, target: ArrayLike) -> Float[Array, ""]:
+    """Negative log-likelihood of a normal distribution with its own mean and scale: a prediction and how sure it is.
+
+        log_scale + ((target - mean) / exp(log_scale))**2 / 2 + log(2 pi) / 2
+
+    Args:
+        score: The mean, in units of the target, and the logarithm of the scale; shape ``(2,)``.
+        target: A scalar.
+
+    References:
+        Nix & Weigend (1994), Estimating the mean and variance of the target. https://doi.org/10.1109/ICNN.1994.374138
+
+    >>> import jax.numpy as jnp
+    >>> round(float(gaussian(jnp.array([1.0, 0.0]), 2.0)), 4)
+    1.4189
+    """
+    score, target = jnp.asarray(score), jnp.asarray(target)
+    _require_floating(score)
+    require(score.shape == (2,), "score", "hold a mean and the logarithm of a scale, shape (2,)", score.shape,
+            "Let the model return scores of shape (n, 2).")  # fmt: skip
+    require(target.ndim == 0, "target", "be a scalar", target.shape, "Sum the losses of several targets.")
+    dtype = jnp.result_type(score, target)
+    mean, log_scale = score.astype(_at_least_float32(dtype))
+    error = (target.astype(mean.dtype) - mean) * jnp.exp(-log_scale)
+    return (log_scale + error**2 / 2 + math.log(2 * math.pi) / 2).astype(dtype)
 
 
 def logistic(score: ArrayLike, target: ArrayLike) -> Float[Array, ""]:
