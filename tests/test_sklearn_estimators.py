@@ -2,6 +2,7 @@
 
 import pickle
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn import datasets
@@ -81,6 +82,29 @@ def test_a_missing_value_tells_and_a_category_has_no_order():
         for columns in (None, [0])
     ]
     assert scores[1] == 1 > scores[0]
+
+
+def test_a_warm_start_goes_on_from_the_trees_there_are():
+    rng = np.random.default_rng(4)
+    X, y = rng.normal(size=(200, 3)), rng.integers(0, 2, 200)
+    settings = {**SMALL, "random_state": 0, "subsample": 0.8}
+    whole = gk.sklearn.GradientBoostingClassifier(**settings).fit(X, y)
+    model = gk.sklearn.GradientBoostingClassifier(**settings, warm_start=True).set_params(max_iter=2).fit(X, y)
+    model.set_params(max_iter=5).fit(X, y)
+    np.testing.assert_array_equal(model.decision_function(X), whole.decision_function(X))
+    np.testing.assert_allclose(model.train_score_, whole.train_score_, rtol=1e-6)
+    with pytest.raises(ValueError, match=r"`max_iter` must be above the trees there are, with warm_start, got 5\. There are 5"):
+        model.fit(X, y)
+    with pytest.raises(ValueError, match="`y` must hold the classes of the model to go on from"):
+        model.set_params(max_iter=9).fit(X, y + 1)
+
+
+def test_the_example_at_which_a_loss_is_not_finite_is_named():
+    y = np.full(9, -1.0)
+    y[4] = 7.0
+    model = gk.sklearn.GradientBoostingRegressor(lambda score, target: jnp.log(3 + score - target), **SMALL)
+    with pytest.raises(ValueError, match=r"The loss of example 4 is not finite: value nan, gradient .* at score 0.0, target 7.0"):
+        model.fit(np.arange(9.0)[:, None], y)
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from gradkit import checks
 from gradkit.boosting import steps
+from gradkit.boosting.prediction import Ensemble
 from gradkit.boosting.problems import Settings
 from gradkit.boosting.splits import Penalties
 from gradkit.contracts import Descent
@@ -46,6 +48,7 @@ def descent(
     fold: Any = None,
     patience: int | None = None,
     deterministic: bool = False,
+    start: Any = None,
 ) -> Descent:
     """Boost trees along the gradient of any loss: a step grows one tree.
 
@@ -75,6 +78,8 @@ def descent(
             ``info.metrics["held_out_loss"]`` is their mean loss after the step.
         patience: Trees without a lower held-out loss after which no more grow; the model ends with the best one.
         deterministic: Whether histograms are sums of whole numbers, so that the order of the examples changes no split.
+        start: A model to go on from, grown to the same bins and depth: its trees lead those of the new model, which are then the
+            ones that a longer run would have grown, sampling and schedules included.
 
     Returns:
         A ``Descent`` whose data are ``(binned, targets)``, ``(binned, targets, weights)`` or ``Examples``, taken whole
@@ -125,6 +130,7 @@ def descent(
     settings = Settings(
         loss, learning_rate, depth, num_outputs, curvature, penalties, subsample, colsample_bytree, colsample_bylevel, monotone,
         oblivious, newton_steps, nesterov, fold, patience, deterministic,
+        None if start is None else _check_start(start, depth, num_outputs, nesterov),
     )  # fmt: skip
     return (_remembered if _is_constant(settings) else _made)(settings)
 
@@ -155,6 +161,20 @@ def _check_monotone(monotone: Sequence[int], num_outputs: int | None) -> tuple[i
     checks.require(num_outputs in (None, 1), "monotone", "come with a single output", checks.Described(f"{num_outputs} outputs"),
                    "Leave it out.")  # fmt: skip
     return signs
+
+
+def _check_start(start: Any, depth: int, num_outputs: int | None, nesterov: bool) -> Ensemble:
+    """The model to go on from, without trees that do not count."""
+    checks.require(isinstance(start, Ensemble), "start", "be an Ensemble", start, "Pass what a fit returned: fit(...).params.",
+                   error=TypeError)  # fmt: skip
+    checks.require(not nesterov, "start", "come without `nesterov`", checks.Described("both"),
+                   "The acceleration needs more than a model keeps; go on without it.")  # fmt: skip
+    checks.require(start.depth == depth, "start", f"have trees of depth {depth}", start.depth, "Give both the same `depth`.")
+    checks.require(start.intercept.shape == (() if num_outputs is None else (num_outputs,)), "start",
+                   f"have {'a scalar score' if num_outputs is None else f'{num_outputs} outputs'}",
+                   checks.Described(f"scores of shape {start.intercept.shape}"), "Give both the same `num_outputs`.")  # fmt: skip
+    number = int((np.asarray(start.coefficient) > 0).sum())
+    return Ensemble(*jax.tree.map(lambda leaf: leaf[:number], tuple(start[:2])), start.intercept)
 
 
 def _check_positive(name: str, value: Any, most: Any, rule: str, remedy: str):

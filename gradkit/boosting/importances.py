@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from gradkit.boosting.prediction import Ensemble
+from gradkit import checks
+from gradkit.boosting.binning import Binned
+from gradkit.boosting.prediction import Ensemble, predict
+from gradkit.boosting.problems import as_examples
+from gradkit.keys import as_key
 
 
 class Importances(NamedTuple):
@@ -38,3 +43,35 @@ def gain_by_tree(ensemble: Ensemble) -> jax.Array:
     """Each tree's share of the gain of all, shape (t,)."""
     gain = jnp.where(ensemble.coefficient > 0, ensemble.trees.gain.sum(1), 0)
     return gain / jnp.maximum(gain.sum(), jnp.finfo(gain.dtype).tiny)
+
+
+def permutation_importances(ensemble: Ensemble, loss: Callable, data: Any, *, repeats: int = 5, key: Any = 0) -> jax.Array:
+    """How much the mean loss of examples rises when the values of one feature change places, shape (d, repeats).
+
+    Give examples that the model was not fitted to. What a feature tells that another one tells too is not seen.
+
+    Args:
+        ensemble: The model.
+        loss: ``(score, target) -> scalar`` of one example.
+        data: ``(binned, targets)``, ``(binned, targets, weights)`` or ``Examples``.
+        repeats: Shuffles of each feature.
+        key: An int or a jax key.
+
+    References:
+        Breiman, Random forests, 2001. https://doi.org/10.1023/A:1010933404324
+    """
+    repeats = checks.whole_number("repeats", repeats, at_least=1, remedy="It counts shuffles.")
+    examples = as_examples(data)
+    binned = examples.binned
+
+    def mean_loss(codes):
+        scores = predict(ensemble, Binned(codes, binned.num_bins, binned.categorical, binned.has_missing))
+        scores = scores if examples.offset is None else scores + examples.offset
+        return jnp.average(jax.vmap(loss)(scores, examples.targets), weights=examples.weights)
+
+    keys, own = jax.random.split(as_key(key), repeats), mean_loss(binned.codes)
+    orders = [jax.random.permutation(key, len(binned)) for key in keys]
+    return jnp.stack([
+        jnp.stack([mean_loss(binned.codes.at[:, feature].set(binned.codes[order, feature])) for order in orders]) - own
+        for feature in range(binned.codes.shape[1])
+    ])  # fmt: skip

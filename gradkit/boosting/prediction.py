@@ -39,10 +39,15 @@ def leaves_of(tree: Tree, binned: Binned) -> jax.Array:
     return node - tree.feature.shape[-1]
 
 
+def added(ensemble: Ensemble, binned: Binned, scores: jax.Array) -> jax.Array:
+    """The scores (n, k) with all trees added, one after the other."""
+    return jax.lax.scan(lambda scores, part: (_plus(scores, part, binned), None), scores, ensemble[:2])[0]
+
+
 @jax.jit
 def predict(ensemble: Ensemble, binned: Binned) -> jax.Array:
     """The scores of binned examples, before the inverse link: shape (n,), or (n, k) for k outputs."""
-    return _shown(ensemble, jax.lax.scan(lambda scores, part: (_added(scores, part, binned), None), *_start(ensemble, binned))[0])
+    return _shown(ensemble, added(ensemble, binned, _start(ensemble, binned)))
 
 
 @jax.jit
@@ -50,10 +55,10 @@ def staged_predict(ensemble: Ensemble, binned: Binned) -> jax.Array:
     """The scores after each tree: shape (t, n), or (t, n, k) for k outputs; held in memory all at once."""
 
     def add(scores, part):
-        new = _added(scores, part, binned)
+        new = _plus(scores, part, binned)
         return new, new
 
-    return _shown(ensemble, jax.lax.scan(add, *_start(ensemble, binned))[1])
+    return _shown(ensemble, jax.lax.scan(add, _start(ensemble, binned), ensemble[:2])[1])
 
 
 @jax.jit
@@ -62,13 +67,12 @@ def leaf_indices(ensemble: Ensemble, binned: Binned) -> jax.Array:
     return jax.lax.map(lambda tree: leaves_of(tree, binned), ensemble.trees).T
 
 
-def _start(ensemble: Ensemble, binned: Binned) -> tuple:
-    """The intercept for every example, and the parts that are added to it."""
-    start = jnp.broadcast_to(jnp.atleast_1d(ensemble.intercept), (len(binned), ensemble.trees.value.shape[-1]))
-    return start, (ensemble.trees, ensemble.coefficient)
+def _start(ensemble: Ensemble, binned: Binned) -> jax.Array:
+    """The intercept for every example."""
+    return jnp.broadcast_to(jnp.atleast_1d(ensemble.intercept), (len(binned), ensemble.trees.value.shape[-1]))
 
 
-def _added(scores: jax.Array, part: tuple[Tree, jax.Array], binned: Binned) -> jax.Array:
+def _plus(scores: jax.Array, part: tuple[Tree, jax.Array], binned: Binned) -> jax.Array:
     tree, coefficient = part
     return scores + coefficient * tree.value[leaves_of(tree, binned)]
 

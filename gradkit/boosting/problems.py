@@ -53,6 +53,7 @@ class Settings(NamedTuple):
     fold: Any
     patience: int | None
     is_deterministic: bool
+    start: Any
 
 
 class Problem(NamedTuple):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from gradkit import checks
-from gradkit.boosting import leaves, native, packing, sampling
+from gradkit.boosting import leaves, native, packing, prediction, sampling
 from gradkit.boosting.growing import Slopes, Tree, grow
 from gradkit.boosting.prediction import Ensemble, predict
 from gradkit.boosting.problems import Problem, Settings, pose, scores_of, shape_of
@@ -42,13 +42,22 @@ def begin(settings: Settings, key: jax.Array, data: Any) -> BoostingState:
     problem = pose(settings, data)
     n, k = len(problem.binned), problem.num_outputs
     start = jnp.zeros((n, k), jnp.float32) if problem.offset is None else problem.offset
-    one_leaf = leaves.Rows(start, problem.targets, problem.weights, jnp.zeros(n, jnp.int32), 1)
-    intercept = leaves.intercept(one_leaf, problem.derivatives)
-    scores = start + intercept[None]
+    if settings.start is None:
+        one_leaf = leaves.Rows(start, problem.targets, problem.weights, jnp.zeros(n, jnp.int32), 1)
+        intercept = leaves.intercept(one_leaf, problem.derivatives)
+        scores = start + intercept[None]
+    else:
+        intercept = jnp.atleast_1d(settings.start.intercept)
+        scores = prediction.added(settings.start, problem.binned, start + intercept[None])
+    count = jnp.int32(_num_before(settings))
     return BoostingState(
-        scores, scores if settings.is_accelerated else None, intercept, key, jnp.int32(0),
-        _held_out_loss(problem, scores), jnp.int32(0),
-    )  # fmt: skip
+        scores, scores if settings.is_accelerated else None, intercept, key, count, _held_out_loss(problem, scores), count
+    )
+
+
+def _num_before(settings: Settings) -> int:
+    """Trees of the model that the descent goes on from."""
+    return 0 if settings.start is None else len(settings.start.coefficient)
 
 
 def advance(settings: Settings, state: BoostingState, batch: Any) -> tuple[BoostingState, Info, packing.Packed]:
@@ -99,8 +108,17 @@ def _fit_tree(settings: Settings, problem: Problem, state: BoostingState) -> tup
     grown = grower(binned.codes, slopes, shape, penalties, allowed=allowed)
     rows = leaves.Rows(state.scores, problem.targets, weights, grown.leaf, 2**settings.depth)
     value = leaves.solve(rows, problem.derivatives, penalties, bounds=grown.bounds, steps=settings.newton_steps)
-    shrunk = (_rate(settings, state.count) * value).astype(jnp.float32)
+    shrunk = _rounded((_rate(settings, state.count) * value).astype(jnp.float32), state.count)
     return grown.tree._replace(value=shrunk), grown.leaf
+
+
+def _rounded(value: jax.Array, count: jax.Array) -> jax.Array:
+    """The value itself, for a compiler that would add a product to the scores unrounded: what is kept is what was added.
+
+    Only then does a model that goes on from kept trees grow those of one that never stopped.
+    """
+    nothing = jnp.minimum(count, 0)  # which the compiler does not know
+    return jax.lax.bitcast_convert_type(jax.lax.bitcast_convert_type(value, jnp.int32) ^ nothing, jnp.float32)
 
 
 def _rate(settings: Settings, count: jax.Array) -> Any:
@@ -136,7 +154,10 @@ def finish(settings: Settings, state: BoostingState, growths: packing.Packed) ->
     """The model: all trees of the run, those after the best one without weight where there is patience."""
     trees = packing.unpack(growths)
     number = state.count if settings.patience is None else state.best_count
-    coefficient = _coefficients(settings, number, len(trees.gain))
+    coefficient = _coefficients(settings, number - _num_before(settings), len(trees.gain))
+    if settings.start is not None:
+        join = lambda first, second: jnp.concatenate([first, second])  # noqa: E731
+        trees, coefficient = jax.tree.map(join, (settings.start.trees, settings.start.coefficient), (trees, coefficient))
     return Ensemble(trees, coefficient, scores_of(settings, state.intercept))
 
 

@@ -21,6 +21,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from gradkit import boosting, losses
 from gradkit.boosting import Binned, Ensemble, Examples
 from gradkit.checks import require
+from gradkit.contracts import Status
 from gradkit.fits import fit
 
 
@@ -45,7 +46,7 @@ class _GradientBoosting(BaseEstimator):
         self, loss="log_loss", *, learning_rate=0.1, max_iter=100, max_depth=6, l1_regularization=0.0, l2_regularization=1.0,
         gamma=0.0, min_child_weight=1.0, min_samples_leaf=1, max_delta_step=np.inf, subsample=1.0, max_features=1.0,
         max_bins=256, categorical_features=None, monotonic_cst=None, early_stopping=False, validation_fraction=0.1,
-        n_iter_no_change=10, curvature=None, random_state=None,
+        n_iter_no_change=10, curvature=None, warm_start=False, random_state=None,
     ):  # fmt: skip
         self.loss = loss
         self.learning_rate = learning_rate
@@ -66,6 +67,7 @@ class _GradientBoosting(BaseEstimator):
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
         self.curvature = curvature
+        self.warm_start = warm_start
         self.random_state = random_state
 
     def __sklearn_tags__(self):
@@ -83,24 +85,37 @@ class _GradientBoosting(BaseEstimator):
             require(weights.sum() > 0, "sample_weight", "have a positive sum", sample_weight, "Leave it out.")
         fold = self._held_out(targets, random) if self.early_stopping else None
         seen = weights if fold is None else (fold == 0) * (1 if weights is None else weights)
-        self._binned = boosting.bin(X, bins=self.max_bins, categorical=self.categorical_features or (), weights=seen)
+        before = self._before()
+        if before is None:
+            binned = boosting.bin(X, bins=self.max_bins, categorical=self.categorical_features or (), weights=seen)
+        else:
+            binned = self._binned.like(X)
+        num_new = self.max_iter - (0 if before is None else self.n_iter_)
+        require(num_new > 0, "max_iter", "be above the trees there are, with warm_start", self.max_iter,
+                f"There are {getattr(self, 'n_iter_', 0)}; it counts those of all calls.")  # fmt: skip
         booster = boosting.descent(
             loss, learning_rate=self.learning_rate, depth=self.max_depth, num_outputs=num_outputs, l1=self.l1_regularization,
             l2=self.l2_regularization, gamma=self.gamma, min_child_weight=self.min_child_weight,
             min_child_samples=self.min_samples_leaf, max_delta_step=self.max_delta_step, subsample=self.subsample,
             colsample_bylevel=self.max_features, monotone=self.monotonic_cst, curvature=self.curvature,
-            fold=None if fold is None else 1, patience=None if fold is None else self.n_iter_no_change,
+            fold=None if fold is None else 1, patience=None if fold is None else self.n_iter_no_change, start=before,
         )  # fmt: skip
-        made = fit(booster, Examples(self._binned, targets, weights, fold=fold), steps=self.max_iter, key=key, progress=False)
-        self._binned = Binned(
-            np.zeros((0, X.shape[1]), np.uint8), self._binned.num_bins, self._binned.categorical, False, self._binned.cuts
-        )
+        examples = Examples(binned, targets, weights, fold=fold)
+        made = fit(booster, examples, steps=num_new, key=key, progress=False)
+        if made.status is Status.DIVERGED:
+            raise ValueError(boosting.describe_failure(loss, examples, made.state.scores, num_outputs=num_outputs))
+        self._binned = Binned(np.zeros((0, X.shape[1]), np.uint8), binned.num_bins, binned.categorical, False, binned.cuts)
         self.ensemble_: Ensemble = jax.tree.map(np.asarray, made.params)
-        self.status_ = made.status
-        self.train_score_ = np.asarray(made.history["loss"])
-        self.validation_score_ = None if fold is None else np.asarray(made.history["held_out_loss"])
+        scores = {"loss": "train_score_"} | ({} if fold is None else {"held_out_loss": "validation_score_"})
+        for name, attribute in scores.items():
+            earlier = [] if before is None else [getattr(self, attribute)]
+            setattr(self, attribute, np.concatenate([*earlier, made.history[name]]))
         self.n_iter_ = int((self.ensemble_.coefficient > 0).sum())
         return self
+
+    def _before(self) -> Ensemble | None:
+        """The model to go on from."""
+        return self.ensemble_ if self.warm_start and hasattr(self, "ensemble_") else None
 
     def _held_out(self, targets: np.ndarray, random: np.random.RandomState) -> np.ndarray:
         """Which examples are held out for early stopping: 1, the others 0."""
@@ -145,6 +160,7 @@ class GradientBoostingRegressor(RegressorMixin, _GradientBoosting):
         validation_fraction: The share that is held out.
         n_iter_no_change: Trees without a lower held-out loss after which to stop.
         curvature: A policy of ``boosting.curvatures``; by default what suits the loss.
+        warm_start: Whether a further call of ``fit`` goes on from the trees there are, up to ``max_iter`` in all.
         random_state: Of the samples that are drawn and of what is held out.
         quantile: The level, for ``loss="quantile"``.
         inverse_link: ``scores -> predictions``, for a loss of your own.
@@ -165,7 +181,7 @@ class GradientBoostingRegressor(RegressorMixin, _GradientBoosting):
         self, loss="squared_error", *, learning_rate=0.1, max_iter=100, max_depth=6, l1_regularization=0.0, l2_regularization=1.0,
         gamma=0.0, min_child_weight=1.0, min_samples_leaf=1, max_delta_step=np.inf, subsample=1.0, max_features=1.0, max_bins=256,
         categorical_features=None, monotonic_cst=None, early_stopping=False, validation_fraction=0.1, n_iter_no_change=10,
-        curvature=None, random_state=None, quantile=0.5, inverse_link=None,
+        curvature=None, warm_start=False, random_state=None, quantile=0.5, inverse_link=None,
     ):  # fmt: skip
         super().__init__(
             loss, learning_rate=learning_rate, max_iter=max_iter, max_depth=max_depth, l1_regularization=l1_regularization,
@@ -173,7 +189,7 @@ class GradientBoostingRegressor(RegressorMixin, _GradientBoosting):
             min_samples_leaf=min_samples_leaf, max_delta_step=max_delta_step, subsample=subsample, max_features=max_features,
             max_bins=max_bins, categorical_features=categorical_features, monotonic_cst=monotonic_cst,
             early_stopping=early_stopping, validation_fraction=validation_fraction, n_iter_no_change=n_iter_no_change,
-            curvature=curvature, random_state=random_state,
+            curvature=curvature, warm_start=warm_start, random_state=random_state,
         )  # fmt: skip
         self.quantile = quantile
         self.inverse_link = inverse_link
@@ -229,8 +245,11 @@ class GradientBoostingClassifier(ClassifierMixin, _GradientBoosting):
         """Grow the trees on examples X (n, d) and classes y (n,)."""
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], ensure_all_finite=False)
         check_classification_targets(y)
-        self.classes_, codes = np.unique(y, return_inverse=True)
-        k = len(self.classes_)
+        classes, codes = np.unique(y, return_inverse=True)
+        is_known = self._before() is None or np.array_equal(self.classes_, classes)
+        require(is_known, "y", "hold the classes of the model to go on from", classes, "Fit a new one: warm_start=False.")
+        self.classes_ = classes
+        k = len(classes)
         if k < 2:
             raise ValueError(f"`y` must hold at least 2 classes, got 1 class: {self.classes_[0]!r}. A constant needs no model.")
         require(callable(self.loss) or self.loss == "log_loss", "loss", "be log_loss or a function (score, class) -> scalar",

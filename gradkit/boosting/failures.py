@@ -1,0 +1,50 @@
+"""Why a model of trees failed: a loss, its examples and their scores flow in, the example that is to blame flows out in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from gradkit.boosting import curvatures
+from gradkit.boosting.problems import Examples
+
+PARTS = ("value", "gradient", "curvature")
+
+
+def describe_failure(loss: Callable, data: Any, scores: Any, *, num_outputs: int | None = None, curvature: Any = None) -> str:
+    """Name the first example of positive weight at which the loss, its gradient or its curvature is not finite.
+
+    Args:
+        loss, num_outputs, curvature: As for :func:`gradkit.boosting.descent`.
+        data: What the model was fitted to.
+        scores: Where it stands, shape (n,) or (n, k): ``fit.state.scores`` of a fit whose status is ``DIVERGED``.
+
+    >>> import jax.numpy as jnp
+    >>> from gradkit.boosting import bin
+    >>> root = lambda score, target: jnp.sqrt(score - target)
+    >>> data = bin(jnp.arange(3.0)[:, None]), jnp.array([1.0, 5.0, 1.0])
+    >>> describe_failure(root, data, jnp.full(3, 4.0))
+    'The loss of example 1 is not finite: value nan, gradient nan, curvature nan at score 4.0, target 5.0.'
+    """
+    examples = Examples(*data)
+    n, k = len(examples.binned), num_outputs or 1
+    scores = np.asarray(scores, np.float32).reshape(n, k)
+    of = jax.ShapeDtypeStruct
+    target = jax.tree.map(lambda leaf: of(np.shape(leaf)[1:], np.asarray(leaf).dtype), examples.targets)
+    derivatives = curvatures.derivatives(loss, num_outputs, curvature, of((k,), np.float32), target)
+    counts = np.ones(n, bool) if examples.weights is None else np.asarray(examples.weights) > 0
+    found = {name: np.asarray(getattr(derivatives, name)(scores, examples.targets)).reshape(n, -1) for name in PARTS}
+    is_bad = counts & ~np.all([np.isfinite(values).all(1) for values in found.values()], 0)
+    if not is_bad.any():
+        return "The loss, its gradient and its curvature are finite at all examples: the step to the next scores is not."
+    row = int(is_bad.argmax())
+    told = ", ".join(f"{name} {_short(values[row])}" for name, values in found.items())
+    own = ", ".join(_short(np.ravel(leaf[row])) for leaf in map(np.asarray, jax.tree.leaves(examples.targets)))
+    return f"The loss of example {row} is not finite: {told} at score {_short(scores[row])}, target {own}."
+
+
+def _short(values: np.ndarray) -> str:
+    return str(values[0]) if len(values) == 1 else str(values.tolist())
