@@ -108,12 +108,13 @@ def test_a_level_uses_only_the_features_it_may(grow):
     assert grown.tree.feature[0] == 2
 
 
-def test_fixed_point_sums_do_not_depend_on_the_order_of_examples():
+@pytest.mark.parametrize("grow", GROWERS)
+def test_fixed_point_sums_do_not_depend_on_the_order_of_examples(grow):
     shape, penalties = Shape(depth=4, num_bins=BINS, is_exact=True), Penalties()
     codes, gradient, curvature = problem(2)
     order = np.random.default_rng(0).permutation(N)
-    one = compiled(growing.grow, codes, gradient, curvature, shape, penalties)
-    other = compiled(growing.grow, codes[order], gradient[order], curvature[order], shape, penalties)
+    one = compiled(grow, codes, gradient, curvature, shape, penalties)
+    other = compiled(grow, codes[order], gradient[order], curvature[order], shape, penalties)
     jax.tree.map(np.testing.assert_array_equal, one.tree, other.tree)
     np.testing.assert_array_equal(np.asarray(one.leaf)[order], other.leaf)
 
@@ -123,6 +124,30 @@ def test_fixed_point_sums_cannot_overflow():
     whole, unit = histograms.fixed_point(channels, 100_000)
     assert int(np.asarray(whole, np.int64).sum()) < 2**31
     np.testing.assert_allclose(np.asarray(whole, float).sum() * float(unit[0]), 3e35, rtol=1e-4)
+
+
+@pytest.mark.skipif(not native.is_there(), reason="no compiler, no kernel")
+def test_the_kernels_units_fit_slopes_of_any_size():
+    shape, penalties = Shape(depth=3, num_bins=BINS), Penalties(l2=0.0, min_child_weight=0.0)
+    codes, gradient, curvature = problem(4)
+    plain, tiny, huge, none = (
+        compiled(native.grow, codes, np.float32(scale) * gradient, curvature, shape, penalties).tree
+        for scale in (1.0, 1e-25, 1e30, 1e-38)
+    )
+    for other in (tiny, huge):
+        np.testing.assert_array_equal(plain.feature, other.feature)
+        np.testing.assert_array_equal(plain.cut, other.cut)
+    assert np.isfinite(none.cover).all()
+
+
+def test_an_example_that_outweighs_all_others_leaves_them_their_splits():
+    shape, penalties = Shape(depth=2, num_bins=BINS), Penalties(l2=0.0)
+    codes = np.stack([np.arange(N) == 0, np.arange(N) % 2], 1).astype(np.uint8)
+    gradient = np.where(codes[:, 1:] == 1, 1.0, -1.0).astype(np.float32)
+    gradient[0] = 1e6
+    for grow in GROWERS:
+        tree = compiled(grow, codes, gradient, np.ones((N, 1), np.float32), shape, penalties).tree
+        assert tree.feature[0] == 0 and tree.feature[1] == 1 and tree.is_split[1], grow
 
 
 @pytest.mark.parametrize("backend", [histograms.scatter, histograms.multiply])

@@ -77,7 +77,8 @@ def descent(
         fold: The examples with this number in ``Examples.fold`` are held out: they weigh nothing, and
             ``info.metrics["held_out_loss"]`` is their mean loss after the step.
         patience: Trees without a lower held-out loss after which no more grow; the model ends with the best one.
-        deterministic: Whether histograms are sums of whole numbers, so that the order of the examples changes no split.
+        deterministic: Whether histograms are sums of whole numbers, so that neither the order of the examples nor the number of
+            devices changes a split. On a CPU that has the kernel they always are, but for categorical and oblivious trees.
         start: A model to go on from, grown to the same bins and depth: its trees lead those of the new model, which are then the
             ones that a longer run would have grown, sampling and schedules included.
 

@@ -19,6 +19,8 @@
 
 namespace gradkit {
 
+constexpr double kLeastUnit = 0x1p-120;  // whose reciprocal is a float
+
 struct Slopes {
   const float *gradient, *curvature, *weights;  // (n, k), (n, k), (n)
 };
@@ -82,7 +84,7 @@ inline Units FindUnits(ffi::ThreadPool& pool, const Form& form, const Slopes& sl
     const int32_t bits = *std::max_element(parts.data() + c * blocks, parts.data() + (c + 1) * blocks);
     float most;
     std::memcpy(&most, &bits, sizeof most);
-    if (most > 0) coarse[c] = PowerAbove(most) * PowerAbove(static_cast<double>(form.n)) * 0x1p-30;
+    if (most > 0) coarse[c] = std::max(PowerAbove(most) * PowerAbove(static_cast<double>(form.n)) * 0x1p-30, kLeastUnit);
   }
   OverRows(pool, form.n, [&](int64_t block, int64_t begin, int64_t end) {
     for (int64_t c = 0; c < channels; ++c) {
@@ -95,7 +97,7 @@ inline Units FindUnits(ffi::ThreadPool& pool, const Form& form, const Slopes& sl
   });
   for (int64_t c = 0; c < channels; ++c) {
     const int64_t sum = std::accumulate(parts.data() + c * blocks, parts.data() + (c + 1) * blocks, int64_t{0});
-    units[c] = PowerAbove(static_cast<double>(sum) * coarse[c] / (0x1p31 - 1 - static_cast<double>(form.n)));
+    units[c] = std::max(PowerAbove(static_cast<double>(sum) * coarse[c] / (0x1p31 - 1 - static_cast<double>(form.n))), kLeastUnit);
   }
   return units;
 }
