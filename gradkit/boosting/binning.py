@@ -117,7 +117,7 @@ def bin(features: Any, *, bins: int = 256, categorical: Sequence[int | str] = ()
 
 def _binned(features: np.ndarray, cuts: Cuts, num_bins: int, categorical: tuple[int, ...]) -> Binned:
     codes = _encode(features, cuts.edges, num_bins, categorical)
-    return Binned(jnp.asarray(codes), num_bins, categorical, bool((codes == num_bins - 1).any()), cuts)
+    return Binned(jnp.asarray(codes), num_bins, categorical, bool(codes.max(initial=0) == num_bins - 1), cuts)
 
 
 def _as_matrix(features: Any) -> tuple[np.ndarray, tuple[str, ...] | None]:
