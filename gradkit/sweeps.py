@@ -172,7 +172,7 @@ def _prepare(
     _check_reads(space, runs)
     if halving is not None:
         _check_halving(halving, space, runs, has_validation=validation is not None)
-    return _Prepared(runs, names, configurations(space, "seed"))
+    return _Prepared(runs, names, configurations(space, "seed" if halving is None else halving.over))
 
 
 def _run(space, prepared: _Prepared, settled: Plan, halving, progress, started) -> Sweep:
@@ -234,11 +234,15 @@ def _groups(space: Space, data: Any) -> list[tuple[dict[str, Any], tuple[int, ..
 def _check_halving(halving: Halving, space: Space, runs: list[Run], *, has_validation: bool):
     checks.require("steps" not in space.axes, "halving", "come with one number of steps", checks.Described("an axis of steps"),
                    "Members are compared after equally many steps: pass steps=... instead.")  # fmt: skip
+    is_axis = halving.over == "seed" or halving.over in space.axes
+    checks.require(is_axis, "halving.over", f"be an axis of the space, one of {', '.join(space.axes)}", halving.over,
+                   "Members that differ along it alone are ranked together.")  # fmt: skip
     rules.rung_steps(halving, runs[0].num_steps)
     names = [name for name in runs[0].outline.metrics if name != "validation_loss"]
-    rules.check_metric(halving, names, has_validation=has_validation)
+    reported = runs[0].outline.info.metrics
+    rules.check_metric(halving, names, reported, has_validation=has_validation)
     every = runs[0].ledger.every
-    checks.require(halving.metric != "loss" or every == 1 or 20 * every <= halving.min_steps, "history_every",
+    checks.require(halving.metric not in ("loss", *reported) or every == 1 or 20 * every <= halving.min_steps, "history_every",
                    "be at most a twentieth of halving.min_steps, as members are ranked by the losses that are kept", every,
                    "Keep every step: history_every=1.")  # fmt: skip
 

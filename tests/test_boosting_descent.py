@@ -152,6 +152,22 @@ def test_a_sweep_of_rates_penalties_and_folds_is_the_lone_fits():
         assert np.mean(apart > 1e-4) < 0.05
 
 
+def test_halving_ranks_by_the_mean_over_folds_of_what_is_held_out():
+    make = lambda h: small(learning_rate=h.learning_rate, fold=h.fold)  # noqa: E731
+    data = Examples(BINNED, TARGETS, fold=np.arange(N) % 2)
+    space = gk.grid(learning_rate=[0.01, 0.1, 0.3], fold=[0, 1])
+    halving = gk.Halving(eta=3, min_steps=6, metric="held_out_loss", over="fold")
+    settings = {"steps": 12, "plan": gk.Plan(width=1), "progress": False}
+    sweep = gk.sweep(make, data, space, halving=halving, **settings)
+    whole = gk.sweep(make, data, space, **settings)
+    scores = np.array([fit.history["held_out_loss"][5] for fit in whole]).reshape(3, 2).mean(1)
+    best = int(scores.argmin())
+    assert [member for member, fit in enumerate(sweep) if fit.status.name == "FINISHED"] == [2 * best, 2 * best + 1]
+    assert sweep.rungs.best[0] == pytest.approx(scores.min())
+    with pytest.raises(ValueError, match=r"`halving.over` must be an axis of the space, one of learning_rate, fold, got 'folds'"):
+        gk.sweep(make, data, space, halving=gk.Halving(min_steps=6, over="folds"), **settings)
+
+
 def test_a_descent_that_goes_on_grows_the_trees_of_one_that_was_never_stopped():
     booster = small(subsample=0.7, colsample_bytree=0.6, colsample_bylevel=0.7, nesterov=True)
     data = BINNED, TARGETS

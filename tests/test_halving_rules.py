@@ -231,7 +231,7 @@ def test_a_converged_configuration_takes_one_of_the_places():
 def test_a_halving_is_a_value(unchecked):
     halving = Halving(min_steps=np.int32(4), eta=np.int64(2), tolerance=np.float32(0.5))
     assert halving == Halving(eta=2, min_steps=4, tolerance=0.5) and hash(halving) == hash(dataclasses.replace(halving))
-    assert repr(halving) == "Halving(eta=2, min_steps=4, metric='loss', goal='min', tolerance=0.5)"
+    assert repr(halving) == "Halving(eta=2, min_steps=4, metric='loss', goal='min', over='seed', tolerance=0.5)"
     with pytest.raises(dataclasses.FrozenInstanceError):
         halving.eta = 3
 
@@ -282,3 +282,6 @@ def test_a_metric_must_be_reported():
     blind = "^`halving.metric` must be 'loss' without validation data, got 'accuracy'. Pass validation="
     with pytest.raises(ValueError, match=blind):
         check_metric(Halving(min_steps=1, metric="accuracy"), [], has_validation=False)
+    check_metric(Halving(min_steps=1, metric="held_out_loss"), [], ["held_out_loss"], has_validation=False)
+    with pytest.raises(ValueError, match="must be 'loss' or 'held_out_loss' without validation data, got 'validation_loss'"):
+        check_metric(Halving(min_steps=1, metric="validation_loss"), [], ["held_out_loss"], has_validation=False)

@@ -33,7 +33,7 @@ class Halving:
     the winner is a matter of luck. Start with more, or raise ``min_steps`` until a rung falls away.
 
     The loss of a step is that before its update: with ``min_steps=1`` and the training loss, the first rung ranks the starts.
-    Members that are equal in all axes but the seed are one configuration.
+    Members that are equal in all axes but the seed (or ``over``) are one configuration.
 
     Not where what wins late looks bad early: low learning rates, strong regularization, schedules that warm up or decay over the
     whole run (all members are compared in the middle of theirs). Choose ``min_steps`` such that the initial transient is over, or
@@ -43,9 +43,11 @@ class Halving:
     Attributes:
         eta: One configuration in ``eta`` goes on; at least 2. A larger one saves more and trusts the early ranking more.
         min_steps: Steps that every member makes, the first rung; at least 1.
-        metric: What ranks: ``"loss"``, the mean training loss over the last twentieth of the steps made; or, on the validation
-            data, ``"validation_loss"`` or a name that ``evaluate`` reports.
+        metric: What ranks: ``"loss"``, the mean training loss over the last twentieth of the steps made, or likewise what else the
+            steps report, such as ``"held_out_loss"`` of boosting; or, on the validation data, ``"validation_loss"`` or a name that
+            ``evaluate`` reports.
         goal: ``"min"``, or ``"max"`` for an accuracy, say.
+        over: The axis along which members are one configuration: seeds, or the folds of a cross-validation.
         tolerance: A configuration that passes a rung while its metric changed by less than this share since the rung before,
             ``|now - before| <= tolerance * |before|``, has converged: it stops there and counts as one of those that passed.
             ``None``: all run on.
@@ -68,6 +70,7 @@ class Halving:
     min_steps: int
     metric: str = "loss"
     goal: str = "min"
+    over: str = "seed"
     tolerance: float | int | None = None
 
     def __post_init__(self):
@@ -108,21 +111,24 @@ def rung_steps(halving: Halving, num_steps: int) -> tuple[int, ...]:
     return tuple(rungs)
 
 
-def check_metric(halving: Halving, names: Iterable[str], *, has_validation: bool):
+def check_metric(halving: Halving, names: Iterable[str], reported: Iterable[str] = (), *, has_validation: bool):
     """Refuse a metric that nothing reports.
 
     Args:
         halving: Its ``metric`` is looked at.
         names: What ``evaluate`` reports.
+        reported: What the steps report besides their loss.
         has_validation: Whether there are validation data.
 
     Raises:
         ValueError: If the metric is unknown, or needs validation data where there are none.
     """
+    of_steps = ["loss", *reported]
     if not has_validation:
-        checks.require(halving.metric == "loss", "halving.metric", "be 'loss' without validation data", halving.metric,
+        rule = f"be {' or '.join(map(repr, of_steps))} without validation data"
+        checks.require(halving.metric in of_steps, "halving.metric", rule, halving.metric,
                        "Pass validation=(inputs, targets), and evaluate=... for other metrics than the loss.")  # fmt: skip
-    checks.one_of("halving.metric", halving.metric, ["loss", "validation_loss", *names])
+    checks.one_of("halving.metric", halving.metric, [*of_steps, "validation_loss", *names])
 
 
 def num_kept(num_configurations: int, eta: int, rung: int) -> int:

@@ -69,10 +69,14 @@ class Ledger:
 
         jax.tree.map(enter, self.infos, infos)
 
-    def recent_loss(self, members: np.ndarray) -> np.ndarray:
-        """The mean loss over the last twentieth of the steps made, per member; all have made equally many."""
+    def recent(self, members: np.ndarray, name: str = "loss") -> np.ndarray:
+        """The mean over the last twentieth of the steps made, per member, of the loss or of another thing that steps report.
+
+        All members have made equally many.
+        """
+        values = self.infos.loss if name == "loss" else self.infos.metrics[name]
         rows = -(-int(self.steps[members[0]]) // self.every)
-        return self.infos.loss[rows - max(rows // 20, 1) : rows, members].astype(float).mean(0)
+        return values[rows - max(rows // 20, 1) : rows, members].astype(float).mean(0)
 
 
 def open_histories(ledger: Ledger, info: Info, num_steps: int):

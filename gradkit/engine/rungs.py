@@ -67,7 +67,8 @@ def climb(
     num_steps = max(chunk.run.num_steps for group in groups for chunk in group)
     ends = [*(rules.rung_steps(halving, num_steps) if halving else ()), num_steps]
     watch, told, previous, in_play = runner.watch(tally, is_interrupted), [], None, list(configurations)
-    is_measured = halving is not None and halving.metric != "loss"
+    reported = groups[0][0].run.outline.info.metrics
+    is_measured = halving is not None and halving.metric not in ("loss", *reported)
     drive = functools.partial(runner.drive, threads=threads, is_measured=is_measured, watch=watch)
     for rung, end in enumerate(ends):
         is_last = rung == len(ends) - 1
@@ -109,8 +110,8 @@ def _scores(groups, halving: Halving, num_members: int) -> tuple[np.ndarray, np.
 
 def _metric(chunk: Chunk, members: np.ndarray, metric: str) -> Any:
     ledger = chunk.run.ledger
-    if metric == "loss":
-        return ledger.recent_loss(members)
+    if metric in ("loss", *chunk.run.outline.info.metrics):
+        return ledger.recent(members, metric)
     return [ledger.evaluations[member][-1][1][metric] for member in members]
 
 
