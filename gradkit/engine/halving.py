@@ -43,8 +43,8 @@ class Halving:
     Attributes:
         eta: One configuration in ``eta`` goes on; at least 2. A larger one saves more and trusts the early ranking more.
         min_steps: Steps that every member makes, the first rung; at least 1.
-        metric: What ranks: ``"loss"``, the mean training loss over the last twentieth of the steps made, or likewise what else the
-            steps report, such as ``"held_out_loss"`` of boosting; or, on the validation data, ``"validation_loss"`` or a name that
+        metric: What ranks: ``"loss"``, the mean training loss over the last twentieth of the steps made, or likewise what else
+            the steps report, as ``"held_out_loss"`` of boosting; or, on the validation data, ``"validation_loss"`` or a name that
             ``evaluate`` reports.
         goal: ``"min"``, or ``"max"`` for an accuracy, say.
         over: The axis along which members are one configuration: seeds, or the folds of a cross-validation.
