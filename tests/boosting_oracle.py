@@ -79,7 +79,8 @@ def _order(node, codes, gradient, curvature, shape, feature):
     own, pull = codes[node.rows, feature], np.full(len(numbers), np.inf)
     for code in np.unique(own[own < len(numbers)]):
         rows = node.rows[own == code]
-        pull[code] = gradient[rows, 0].sum() / (curvature[rows, 0].sum() + SMOOTHING)
+        if len(rows) >= 10:
+            pull[code] = gradient[rows, 0].sum() / (curvature[rows, 0].sum() + SMOOTHING)
     return np.argsort(pull, kind="stable")
 
 

@@ -89,7 +89,8 @@ def bin(features: Any, *, bins: int = 256, categorical: Sequence[int | str] = ()
     Args:
         features: Shape (n, d): numbers, or a table with named columns.
         bins: At most so many per feature, from 3 to 256, the one for missing values included. 64 serve accelerators well.
-        categorical: Columns, by position or name, whose values have no order; each of at most ``bins - 1`` different values.
+        categorical: Columns, by position or name, whose values have no order; each of at most ``bins - 1`` different values. At
+            a node, values of fewer than 10 examples stay together.
         weights: Shape (n,): quantiles count each example so often. Examples of weight zero are not looked at.
 
     Raises:

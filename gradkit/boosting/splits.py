@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 ROUNDING = 1e-6  # of a node's score: a gain below that is rounding
 SMOOTHING = 10.0  # added to the curvature of a category before categories are put in order
+LEAST_IN_CATEGORY = 10  # examples at a node, of a category that has a place of its own; as scikit-learn asks for
 
 
 class Penalties(NamedTuple):
@@ -190,7 +191,7 @@ def _orders(histogram: jax.Array, categorical: tuple[int, ...]) -> jax.Array:
     columns = jnp.asarray(categorical)
     sums = unstack(histogram[:, columns, :, :-1], 2)
     pull = _leading(sums.gradient / (sums.curvature + SMOOTHING), sums.count)
-    pull = jnp.where(sums.count > 0, pull, jnp.inf)  # a category that is not there is to the right
+    pull = jnp.where(sums.count >= LEAST_IN_CATEGORY, pull, jnp.inf)  # a category that is rare there is to the right
     return plain.at[:, columns].set(jnp.argsort(pull, -1, stable=True).astype(plain.dtype))
 
 
