@@ -54,7 +54,7 @@ def problem(seed=0, k=1, has_missing=True):
     return codes, gradient.astype(np.float32), rng.uniform(0.5, 1.5, (N, k)).astype(np.float32)
 
 
-@functools.partial(jax.jit, static_argnames=("grow", "shape"), compiler_options={"xla_backend_optimization_level": 0})
+@functools.partial(jax.jit, static_argnames=("grow", "shape"))
 def compiled(grow, codes, gradient, curvature, shape, penalties, *, allowed=None):
     return grow(codes, Slopes(gradient, curvature, jnp.ones(len(codes))), shape, penalties, allowed=allowed)
 

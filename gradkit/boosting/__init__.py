@@ -1,8 +1,8 @@
 """Boosting: descent in function space. Features become bins, a loss becomes a ``Descent`` whose steps are trees.
 
-Files in the order of the flow: ``binning``, ``histograms``, ``splits``, ``growing`` (a tree), ``curvatures`` and ``leaves`` (its
-values), ``problems`` and ``steps`` (one step), ``descent``; ``packing``, ``prediction``, ``importances`` and ``storage`` of what
-was grown, ``failures`` where nothing was.
+Files in the order of the flow: ``binning``, ``histograms``, ``splits``, ``growing`` (a tree), ``sharding`` (on several devices),
+``curvatures`` and ``leaves`` (its values), ``problems`` and ``steps`` (one step), ``descent``; ``packing``, ``prediction``,
+``importances`` and ``storage`` of what was grown, ``failures`` where nothing was.
 """
 
 from gradkit.boosting.binning import Binned as Binned

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from gradkit import checks
-from gradkit.boosting import steps
+from gradkit.boosting import sharding, steps
 from gradkit.boosting.prediction import Ensemble
 from gradkit.boosting.problems import Settings
 from gradkit.boosting.splits import Penalties
@@ -49,6 +49,7 @@ def descent(
     patience: int | None = None,
     deterministic: bool = False,
     start: Any = None,
+    shard: str | None = None,
 ) -> Descent:
     """Boost trees along the gradient of any loss: a step grows one tree.
 
@@ -77,10 +78,14 @@ def descent(
         fold: The examples with this number in ``Examples.fold`` are held out: they weigh nothing, and
             ``info.metrics["held_out_loss"]`` is their mean loss after the step.
         patience: Trees without a lower held-out loss after which no more grow; the model ends with the best one.
-        deterministic: Whether histograms are sums of whole numbers, so that neither the order of the examples nor the number of
-            devices changes a split. On a CPU that has the kernel they always are, but for categorical and oblivious trees.
+        deterministic: Whether histograms are sums of whole numbers, so that the order of the examples changes no split. On a CPU
+            that has the kernel they always are, but for categorical and oblivious trees.
         start: A model to go on from, grown to the same bins and depth: its trees lead those of the new model, which are then the
             ones that a longer run would have grown, sampling and schedules included.
+        shard: What all local devices share while a tree grows: ``"rows"``, for many examples, or ``"features"``, for wide data;
+            by default one device grows it. By rows with ``deterministic``, and by features, the number of devices changes no
+            bit on CPUs; by rows without, rounding may decide between splits that are equally good. In a sweep such trees take
+            ``plan=gk.Plan(width=1, threads=1, devices=jax.local_devices()[:1])``: its members would want the devices too.
 
     Returns:
         A ``Descent`` whose data are ``(binned, targets)``, ``(binned, targets, weights)`` or ``Examples``, taken whole
@@ -123,6 +128,8 @@ def descent(
         _check_positive(name, share, 1, "lie above 0 and be at most 1", "It is a share; 1 takes all.")
     if not callable(learning_rate):
         _check_positive("learning_rate", learning_rate, math.inf, "be above 0 and finite", "0.1 is usual.")
+    if shard is not None:
+        checks.one_of("shard", shard, sharding.WAYS)
     penalties = Penalties(l1, l2, gamma, min_child_weight, min_child_samples, max_delta_step)
     for name, value in zip(penalties._fields, penalties):
         checks.require(
@@ -131,7 +138,7 @@ def descent(
     settings = Settings(
         loss, learning_rate, depth, num_outputs, curvature, penalties, subsample, colsample_bytree, colsample_bylevel, monotone,
         oblivious, newton_steps, nesterov, fold, patience, deterministic,
-        None if start is None else _check_start(start, depth, num_outputs, nesterov),
+        None if start is None else _check_start(start, depth, num_outputs, nesterov), shard,
     )  # fmt: skip
     return (_remembered if _is_constant(settings) else _made)(settings)
 

@@ -6,6 +6,7 @@ its examples to the left, and so do those below it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -80,7 +81,42 @@ class Shape(NamedTuple):
     is_exact: bool = False
 
 
-def grow(codes: jax.Array, slopes: Slopes, shape: Shape, penalties: Penalties, *, allowed: jax.Array | None = None) -> Growth:
+def goes_left(tree: Tree, node: jax.Array, codes: jax.Array, rows: jax.Array, num_bins: int) -> jax.Array:
+    """Whether each of those rows of the bins (d, n) goes left at its node: bool, of the shape of ``rows``."""
+    code = codes.at[tree.feature[node], rows].get(mode="promise_in_bounds").astype(jnp.int32)
+    if tree.categories is not None:
+        word = tree.categories[node, code // WORD]
+        return (word >> (code % WORD).astype(word.dtype)) & 1 != 0
+    return jnp.where(code == num_bins - 1, tree.is_missing_left[node], code <= tree.cut[node])
+
+
+class Share(NamedTuple):
+    """The part of the data that a device holds, and how it learns of the others' parts; by default it holds all.
+
+    Attributes:
+        rows: Axes of devices over which the examples are spread.
+        num_examples: How many all devices hold; by default as many as this one.
+        limits: ``Shape -> (categorical, monotone)``, of its own features.
+        whole: From the sums of its first feature to those of the first of all.
+        best: ``(split, strength) -> split``: from the best splits of its features to those of all.
+        goes_left: See :func:`goes_left`; a tree may split by others' features.
+    """
+
+    rows: tuple[str, ...] = ()
+    num_examples: int | None = None
+    limits: Callable = lambda shape: (shape.categorical, shape.monotone)
+    whole: Callable = lambda sums: sums
+    best: Callable = lambda split, strength: split
+    goes_left: Callable = goes_left
+
+
+ALL = Share()
+
+
+def grow(
+    codes: jax.Array, slopes: Slopes, shape: Shape, penalties: Penalties, *, allowed: jax.Array | None = None,
+    share: Share = ALL,
+) -> Growth:  # fmt: skip
     """Grow a tree level by level.
 
     Args:
@@ -89,24 +125,27 @@ def grow(codes: jax.Array, slopes: Slopes, shape: Shape, penalties: Penalties, *
         shape: The form of the tree.
         penalties: What holds it back.
         allowed: Features that each level may use, bool (depth, d).
+        share: What of the data is given here, where devices share them.
     """
+    categorical, monotone = share.limits(shape)
     columns, rows = codes.T, jnp.arange(len(codes), dtype=jnp.int32)
-    channels, unit = _channels(slopes, shape)
+    channels, unit = _channels(slopes, shape, share)
     node, may_split = jnp.zeros_like(rows), jnp.ones(1, bool)
     bounds = None if shape.monotone is None else Bounds(*(jnp.full(1, limit, jnp.float32) for limit in (-jnp.inf, jnp.inf)))
     levels, covers = [], []
     for level in range(shape.depth):
-        sums = histogram(columns, node, channels, num_nodes=2**level, num_bins=shape.num_bins)
+        sums = jax.lax.psum(histogram(columns, node, channels, num_nodes=2**level, num_bins=shape.num_bins), share.rows)
         sums = sums.astype(slopes.gradient.dtype) * unit[None, None, :, None] if shape.is_exact else sums
-        split = splits.best(
-            sums, penalties, has_missing=shape.has_missing, categorical=shape.categorical, is_shared=shape.is_oblivious,
-            monotone=shape.monotone, bounds=bounds, allowed=None if allowed is None else allowed[level][None],
+        whole = splits.unstack(share.whole(sums[:, 0].sum(-1)))
+        own, strength = splits.best(
+            sums, whole, penalties, has_missing=shape.has_missing, categorical=categorical, is_shared=shape.is_oblivious,
+            monotone=monotone, bounds=bounds, allowed=None if allowed is None else allowed[level][None],
         )  # fmt: skip
-        whole = splits.unstack(sums[:, 0].sum(-1))
+        split = share.best(own, strength)
         is_split = jnp.isfinite(split.gain) & may_split
         levels.append(_nodes(split, is_split, shape))
         covers.append(whole.curvature.mean(-1))
-        node = 2 * node + ~goes_left(levels[-1], node, columns, rows, shape.num_bins)
+        node = 2 * node + ~share.goes_left(levels[-1], node, columns, rows, shape.num_bins)
         last = (is_split, split, whole)
         bounds = None if bounds is None else _narrowed(bounds, split, is_split, shape.monotone, penalties)
         may_split = jnp.repeat(is_split, 2)
@@ -115,11 +154,13 @@ def grow(codes: jax.Array, slopes: Slopes, shape: Shape, penalties: Penalties, *
     return Growth(joined._replace(cover=jnp.concatenate(covers)), node, bounds)
 
 
-def _channels(slopes: Slopes, shape: Shape) -> tuple[jax.Array, jax.Array]:
+def _channels(slopes: Slopes, shape: Shape, share: Share) -> tuple[jax.Array, jax.Array]:
     """What histograms add up, and the unit of each channel."""
     weights = slopes.weights[:, None]
     channels = jnp.concatenate([weights * slopes.gradient, weights * slopes.curvature, (weights > 0).astype(weights.dtype)], 1)
-    return fixed_point(channels, len(channels)) if shape.is_exact else (channels, jnp.ones(channels.shape[1]))
+    if not shape.is_exact:
+        return channels, jnp.ones(channels.shape[1])
+    return fixed_point(channels, share.num_examples or len(channels), over=share.rows)
 
 
 def _nodes(split: Split, is_split: jax.Array, shape: Shape) -> Tree:
@@ -136,15 +177,6 @@ def _nodes(split: Split, is_split: jax.Array, shape: Shape) -> Tree:
         is_missing_left=split.is_missing_left | ~is_split, is_split=is_split, categories=masks,
         gain=jnp.where(is_split, split.gain, 0), cover=None, value=None,
     )  # fmt: skip
-
-
-def goes_left(tree: Tree, node: jax.Array, codes: jax.Array, rows: jax.Array, num_bins: int) -> jax.Array:
-    """Whether each of those rows of the bins (d, n) goes left at its node: bool, of the shape of ``rows``."""
-    code = codes.at[tree.feature[node], rows].get(mode="promise_in_bounds").astype(jnp.int32)
-    if tree.categories is not None:
-        word = tree.categories[node, code // WORD]
-        return (word >> (code % WORD).astype(word.dtype)) & 1 != 0
-    return jnp.where(code == num_bins - 1, tree.is_missing_left[node], code <= tree.cut[node])
 
 
 def _as_words(is_left: jax.Array) -> jax.Array:

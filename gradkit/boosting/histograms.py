@@ -70,19 +70,24 @@ def multiply(codes: jax.Array, nodes: jax.Array, channels: jax.Array, *, num_nod
     return jax.lax.scan(add, blank, blocks)[0]
 
 
-def fixed_point(channels: jax.Array, num_examples: int) -> tuple[jax.Array, jax.Array]:
+def fixed_point(channels: jax.Array, num_examples: int, *, over: tuple[str, ...] = ()) -> tuple[jax.Array, jax.Array]:
     """Channels as whole numbers whose sums cannot overflow, and the unit of each: sums in any order are equal to the bit.
 
         unit = sum(|channel|) / (2**31 - 1 - n)
 
     The sum of absolute values is itself taken in whole numbers, rounded up: a unit that depended on the order would spoil it all.
 
+    Args:
+        channels: What is to be added up, (n, c).
+        num_examples: How many there are, on all devices.
+        over: Axes of devices over which the examples are spread.
+
     >>> whole, unit = fixed_point(jnp.array([[1.0], [-3.0]]), 2)
     >>> [round(float(value), 4) for value in (whole * unit[None])[:, 0]]
     [1.0, -3.0]
     """
-    largest = jnp.abs(channels).max(0)
+    largest = jax.lax.pmax(jnp.abs(channels).max(0), over)
     coarse = jnp.where(largest > 0, largest, 1) * 2.0 ** (math.ceil(math.log2(num_examples + 1)) - 30)
-    total = jnp.ceil(jnp.abs(channels) / coarse[None]).astype(jnp.int32).sum(0) * coarse
+    total = jax.lax.psum(jnp.ceil(jnp.abs(channels) / coarse[None]).astype(jnp.int32).sum(0), over) * coarse
     unit = jnp.where(total > 0, total, 1) / (2.0**31 - 1 - num_examples) * (1 + 1e-6)  # for what float32 rounds
     return jnp.round(channels / unit[None]).astype(jnp.int32), unit

@@ -54,6 +54,7 @@ class Settings(NamedTuple):
     patience: int | None
     is_deterministic: bool
     start: Any
+    shard: str | None
 
 
 class Problem(NamedTuple):

@@ -8,6 +8,7 @@ bin.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -92,17 +93,26 @@ def weight(sums: Sums, penalties: Penalties, bounds: Bounds | None = None) -> ja
 def score(sums: Sums, value: jax.Array, penalties: Penalties) -> jax.Array:
     """Twice how much a node of these sums lowers the loss at these weights, summed over outputs."""
     quadratic = 2 * sums.gradient * value + (sums.curvature + penalties.l2) * value**2
-    return -(quadratic + 2 * penalties.l1 * jnp.abs(value)).sum(-1)
+    return -_total(quadratic + 2 * penalties.l1 * jnp.abs(value))
+
+
+def _total(values: jax.Array) -> jax.Array:
+    """The sum over outputs, pair by pair: XLA's own sum takes an order that depends on how many features there are."""
+    while values.shape[-1] > 1:
+        half = values.shape[-1] // 2
+        values = jnp.concatenate([values[..., :half] + values[..., half : 2 * half], values[..., 2 * half :]], -1)
+    return values[..., 0]
 
 
 def gains(
-    histogram: jax.Array, penalties: Penalties, *, directions: tuple[int, ...], allowed: jax.Array | None = None,
-    monotone: tuple[int, ...] | None = None, bounds: Bounds | None = None,
+    histogram: jax.Array, whole: Sums, penalties: Penalties, *, directions: tuple[int, ...], allowed: jax.Array | None = None,
+    monotone: Sequence[int] | jax.Array | None = None, bounds: Bounds | None = None,
 ) -> jax.Array:  # fmt: skip
     """The gain of every cut of every feature at every node, ``-inf`` where it is not allowed.
 
     Args:
         histogram: Shape (j, d, c, b), bins in order, the missing one last.
+        whole: The sums of each node.
         penalties: What holds the tree back.
         directions: Where missing examples may go: 0 right, 1 left; at least one.
         allowed: Features that may be used, bool (j, d) or (1, d).
@@ -115,7 +125,6 @@ def gains(
     left, right = _children(histogram, directions)
     wide = None if bounds is None else Bounds(*(bound[:, None, None, None, None] for bound in bounds))
     value_left, value_right = weight(left, penalties, wide), weight(right, penalties, wide)
-    whole = unstack(histogram[:, 0].sum(-1))
     own = score(
         whole, weight(whole, penalties, None if bounds is None else Bounds(*(bound[:, None] for bound in bounds))), penalties
     )
@@ -124,7 +133,7 @@ def gains(
     valid = gain > jnp.maximum(penalties.gamma, ROUNDING * children)
     for side in (left, right):
         valid &= (side.count >= jnp.maximum(penalties.min_child_samples, 1)) & (
-            side.curvature.mean(-1) >= penalties.min_child_weight
+            _total(side.curvature) >= penalties.min_child_weight * side.curvature.shape[-1]
         )
     if allowed is not None:
         valid &= allowed[:, :, None, None]
@@ -135,27 +144,31 @@ def gains(
 
 
 def best(
-    histogram: jax.Array, penalties: Penalties, *, has_missing: bool, categorical: tuple[int, ...] = (),
-    is_shared: bool = False, **limits,
-) -> Split:  # fmt: skip
-    """The best split of each node, or with ``is_shared`` the one that all nodes share; see :func:`gains` for the limits."""
+    histogram: jax.Array, whole: Sums, penalties: Penalties, *, has_missing: bool,
+    categorical: Sequence[int] | jax.Array = (), is_shared: bool = False, **limits,
+) -> tuple[Split, jax.Array]:  # fmt: skip
+    """The best split of each node, or with ``is_shared`` the one that all nodes share; see :func:`gains` for the limits.
+
+    Returns:
+        The splits, and by what they were chosen, shape (j,): their gain, or the sum of the gains of all nodes.
+    """
     ranks = None
-    if categorical:
+    if len(categorical):
         order = _orders(histogram.sum(0, keepdims=True) if is_shared else histogram, categorical)
         order = jnp.broadcast_to(order, (len(histogram), *order.shape[1:]))
         histogram = jnp.take_along_axis(histogram, _with_missing(order)[:, :, None], -1)
         ranks = jnp.argsort(order, -1)
     directions = (0, 1) if has_missing else (0,)
-    gain = gains(histogram, penalties, directions=directions, **limits)
+    gain = gains(histogram, whole, penalties, directions=directions, **limits)
     num_nodes, _, num_cuts, num_directions = gain.shape
     flat = gain.reshape(num_nodes, -1)
     if is_shared:
         flat = jnp.where(jnp.isfinite(flat), flat, 0)
         total = flat.sum(0, keepdims=True)
         index = jnp.broadcast_to(jnp.argmax(total, -1).astype(jnp.int32), (num_nodes,))
-        flat = jnp.where(total > 0, flat, -jnp.inf)
+        flat, strength = jnp.where(total > 0, flat, -jnp.inf), jnp.broadcast_to(total.max(-1), (num_nodes,))
     else:
-        index = jnp.argmax(flat, -1).astype(jnp.int32)
+        index, strength = jnp.argmax(flat, -1).astype(jnp.int32), flat.max(-1)
     feature, cut, direction = (index // (num_cuts * num_directions), index // num_directions % num_cuts, index % num_directions)
     chosen = jnp.take_along_axis(histogram, feature[:, None, None, None], 1)
     left, right = (_at(side, cut, direction) for side in _children(chosen, directions))
@@ -164,16 +177,15 @@ def best(
     is_missing_left = jnp.where(missing > 0, direction == 1, to_left >= to_right)
     ranks = None if ranks is None else jnp.take_along_axis(ranks, feature[:, None, None], 1)[:, 0]
     gain = jnp.take_along_axis(flat, index[:, None], -1)[:, 0]
-    return Split(gain, feature, cut, is_missing_left, ranks, left, right)
+    return Split(gain, feature, cut, is_missing_left, ranks, left, right), strength
 
 
 def _children(histogram: jax.Array, directions: tuple[int, ...]) -> tuple[Sums, Sums]:
     """The sums left and right of every cut, for each direction of the missing: leaves (j, d, b - 1, directions, ...)."""
     numbers, missing = histogram[..., :-1], histogram[..., -1:]
-    upper = jnp.triu(jnp.ones((numbers.shape[-1],) * 2, histogram.dtype))
-    prefix = jnp.einsum("jdcb,bt->jdct", numbers, upper, precision=jax.lax.Precision.HIGHEST)
+    prefix = jnp.cumsum(numbers, -1)
     left = jnp.stack([prefix + missing if direction else prefix for direction in directions], -1)
-    right = histogram.sum(-1)[..., None, None] - left
+    right = (prefix[..., -1:] + missing)[..., None] - left
     left, right = unstack(left, 2), unstack(right, 2)
     return left, right._replace(curvature=jnp.maximum(right.curvature, 0))
 
@@ -184,15 +196,18 @@ def _at(sums: Sums, cut: jax.Array, direction: jax.Array) -> Sums:
     return jax.tree.map(lambda leaf: leaf[node, 0, cut, direction], sums)
 
 
-def _orders(histogram: jax.Array, categorical: tuple[int, ...]) -> jax.Array:
-    """The bins of each node and feature in the order in which they are scanned, (j, d, b - 1): categories by their pull."""
+def _orders(histogram: jax.Array, categorical: Sequence[int] | jax.Array) -> jax.Array:
+    """The bins of each node and feature in the order in which they are scanned, (j, d, b - 1): categories by their pull.
+
+    A categorical column that is not there is left out.
+    """
     num_nodes, num_features, _, num_bins = histogram.shape
     plain = jnp.broadcast_to(jnp.arange(num_bins - 1), (num_nodes, num_features, num_bins - 1))
     columns = jnp.asarray(categorical)
-    sums = unstack(histogram[:, columns, :, :-1], 2)
+    sums = unstack(histogram.at[:, columns].get(mode="clip")[..., :-1], 2)
     pull = _leading(sums.gradient / (sums.curvature + SMOOTHING), sums.count)
     pull = jnp.where(sums.count >= LEAST_IN_CATEGORY, pull, jnp.inf)  # a category that is rare there is to the right
-    return plain.at[:, columns].set(jnp.argsort(pull, -1, stable=True).astype(plain.dtype))
+    return plain.at[:, columns].set(jnp.argsort(pull, -1, stable=True).astype(plain.dtype), mode="drop")
 
 
 def _leading(pull: jax.Array, count: jax.Array) -> jax.Array:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from gradkit import checks
-from gradkit.boosting import leaves, native, packing, prediction, sampling
-from gradkit.boosting.growing import Slopes, Tree, grow
+from gradkit.boosting import leaves, native, packing, prediction, sampling, sharding
+from gradkit.boosting.growing import Shape, Slopes, Tree, grow
 from gradkit.boosting.prediction import Ensemble, predict
 from gradkit.boosting.problems import Problem, Settings, pose, scores_of, shape_of
 from gradkit.boosting.splits import Penalties
@@ -50,9 +52,10 @@ def begin(settings: Settings, key: jax.Array, data: Any) -> BoostingState:
         intercept = jnp.atleast_1d(settings.start.intercept)
         scores = prediction.added(settings.start, problem.binned, start + intercept[None])
     count = jnp.int32(_num_before(settings))
-    return BoostingState(
+    state = BoostingState(
         scores, scores if settings.is_accelerated else None, intercept, key, count, _held_out_loss(problem, scores), count
     )
+    return state if settings.shard is None else sharding.everywhere(state)
 
 
 def _num_before(settings: Settings) -> int:
@@ -104,8 +107,7 @@ def _fit_tree(settings: Settings, problem: Problem, state: BoostingState) -> tup
     derivatives, at = problem.derivatives, (state.scores, problem.targets)
     slopes = Slopes(*(part.astype(jnp.float32) for part in (derivatives.gradient(*at), derivatives.curvature(*at), weights)))
     shape, penalties = shape_of(settings, binned), Penalties(*(jnp.asarray(each, jnp.float32) for each in settings.penalties))
-    grower = native.grow if native.knows(shape) else grow
-    grown = grower(binned.codes, slopes, shape, penalties, allowed=allowed)
+    grown = _grower(settings, shape)(binned.codes, slopes, shape, penalties, allowed=allowed)
     rows = leaves.Rows(state.scores, problem.targets, weights, grown.leaf, 2**settings.depth)
     value = leaves.solve(rows, problem.derivatives, penalties, bounds=grown.bounds, steps=settings.newton_steps)
     shrunk = _rounded((_rate(settings, state.count) * value).astype(jnp.float32), state.count)
@@ -119,6 +121,12 @@ def _rounded(value: jax.Array, count: jax.Array) -> jax.Array:
     """
     nothing = jnp.minimum(count, 0)  # which the compiler does not know
     return jax.lax.bitcast_convert_type(jax.lax.bitcast_convert_type(value, jnp.int32) ^ nothing, jnp.float32)
+
+
+def _grower(settings: Settings, shape: Shape) -> Callable:
+    if settings.shard is not None:
+        return functools.partial(sharding.grow, by=settings.shard)
+    return native.grow if native.knows(shape) else grow
 
 
 def _rate(settings: Settings, count: jax.Array) -> Any:
