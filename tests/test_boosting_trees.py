@@ -184,12 +184,10 @@ def test_examples_of_no_weight_find_their_leaf_but_count_for_nothing():
     weights = np.random.default_rng(0).integers(0, 2, N).astype(np.float32)
     kept = weights > 0
     for grow in GROWERS:
-        whole = grow(jnp.asarray(codes), Slopes(*map(jnp.asarray, (gradient, curvature, weights))), shape, penalties)
-        part = grow(
-            jnp.asarray(codes[kept]),
-            Slopes(*map(jnp.asarray, (gradient[kept], curvature[kept], weights[kept]))),
-            shape,
-            penalties,
+        compiled = jax.jit(lambda *args: grow(args[0], Slopes(*args[1:]), shape, penalties))  # noqa: B023
+        whole, part = (
+            compiled(codes, gradient, curvature, weights),
+            compiled(codes[kept], gradient[kept], curvature[kept], weights[kept]),
         )
         np.testing.assert_array_equal(whole.tree.feature, part.tree.feature)
         np.testing.assert_array_equal(np.asarray(whole.leaf)[kept], part.leaf)
