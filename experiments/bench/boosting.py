@@ -65,6 +65,7 @@ def measure(data: Data, settings: Settings) -> pd.DataFrame:
     held-out log loss; seconds of the ``sweep``, for gradkit and the fastest peer only.
     """
     found, size = contenders(), Size(settings.trees, settings.depth)
+    ask(GRADKIT, settings.rows, settings.features, size)  # so that the next process finds all compiled
     fresh = {own.name: ask(own.name, settings.rows, settings.features, size) for own in found}
     cold = ask(GRADKIT, settings.rows, settings.features, size, is_cold=True)
     predicted = {own.name: own.fit(data, size, 0.1)() for own in found}

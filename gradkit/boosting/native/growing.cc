@@ -4,9 +4,7 @@
 // parent's memory. Pairs and blocks of features are shared out among threads, sums and search together, while a histogram is near.
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
-#include <numeric>
 #include <vector>
 
 #include "cells.h"
@@ -17,6 +15,12 @@
 #include "workspaces.h"
 
 namespace gradkit {
+
+using Bytes = ffi::Buffer<ffi::U8>;
+using Floats = ffi::Buffer<ffi::F32>;
+using Bools = ffi::Buffer<ffi::PRED>;
+using Ints = ffi::Buffer<ffi::S32>;
+
 namespace {
 
 constexpr int64_t kLeastFeatures = 14, kMostFeatures = 48;  // of a task: a look at an example pays; a histogram stays near
@@ -210,8 +214,8 @@ class Grower {
   }
 
   double First(const Node& node) const {
-    const int64_t word = node.whole[0];
-    return Weight(Gradient(word, units_[0]), Curvature(word, units_[form_.k]), penalties_, node.low, node.high);
+    const int64_t sums = node.whole[0];
+    return Weight(Gradient(sums, units_[0]), Curvature(sums, units_[form_.k]), penalties_, node.low, node.high);
   }
 
   void AssignLeaves(const std::vector<Node>& nodes, const std::vector<Split>& splits, int32_t* leaf) {
@@ -226,8 +230,7 @@ class Grower {
     });
   }
 
-  // Examples of no weight: where the tree sends them.
-  void FollowOthers(const Tree& tree) {
+  void FollowOthers(const Tree& tree) {  // examples of no weight: where the tree sends them
     OverRows(pool_, form_.n, [&](int64_t, int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row) {
         if (in_.slopes.weights[row] > 0) continue;
@@ -250,13 +253,11 @@ class Grower {
   const Search search_;
 };
 
-ffi::Error GrowTree(ffi::ThreadPool pool, ffi::Buffer<ffi::U8> codes, ffi::Buffer<ffi::U8> columns,
-                    ffi::Buffer<ffi::F32> gradient, ffi::Buffer<ffi::F32> curvature, ffi::Buffer<ffi::F32> weights,
-                    ffi::Buffer<ffi::F32> penalties, ffi::Buffer<ffi::PRED> allowed, ffi::Buffer<ffi::S32> monotone,
-                    ffi::ResultBuffer<ffi::S32> feature, ffi::ResultBuffer<ffi::S32> cut,
-                    ffi::ResultBuffer<ffi::PRED> is_missing_left, ffi::ResultBuffer<ffi::PRED> is_split,
-                    ffi::ResultBuffer<ffi::F32> gain, ffi::ResultBuffer<ffi::F32> cover, ffi::ResultBuffer<ffi::F32> low,
-                    ffi::ResultBuffer<ffi::F32> high, ffi::ResultBuffer<ffi::S32> leaf, int64_t bins, bool has_missing) {
+ffi::Error GrowTree(ffi::ThreadPool pool, Bytes codes, Bytes columns, Floats gradient, Floats curvature, Floats weights,
+                    Floats penalties, Bools allowed, Ints monotone, ffi::Result<Ints> feature, ffi::Result<Ints> cut,
+                    ffi::Result<Bools> is_missing_left, ffi::Result<Bools> is_split, ffi::Result<Floats> gain,
+                    ffi::Result<Floats> cover, ffi::Result<Floats> low, ffi::Result<Floats> high, ffi::Result<Ints> leaf,
+                    int64_t bins, bool has_missing) {
   const auto size = codes.dimensions();
   const float* p = penalties.typed_data();
   const Penalties limits{p[0], p[1], p[2], p[3], p[4], p[5]};
@@ -284,22 +285,16 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(
     gradkit_grow_tree, gradkit::GrowTree,
     xla::ffi::Ffi::Bind()
         .Ctx<xla::ffi::ThreadPool>()
-        .Arg<xla::ffi::Buffer<xla::ffi::U8>>()
-        .Arg<xla::ffi::Buffer<xla::ffi::U8>>()
-        .Arg<xla::ffi::Buffer<xla::ffi::F32>>()
-        .Arg<xla::ffi::Buffer<xla::ffi::F32>>()
-        .Arg<xla::ffi::Buffer<xla::ffi::F32>>()
-        .Arg<xla::ffi::Buffer<xla::ffi::F32>>()
-        .Arg<xla::ffi::Buffer<xla::ffi::PRED>>()
-        .Arg<xla::ffi::Buffer<xla::ffi::S32>>()
-        .Ret<xla::ffi::Buffer<xla::ffi::S32>>()
-        .Ret<xla::ffi::Buffer<xla::ffi::S32>>()
-        .Ret<xla::ffi::Buffer<xla::ffi::PRED>>()
-        .Ret<xla::ffi::Buffer<xla::ffi::PRED>>()
-        .Ret<xla::ffi::Buffer<xla::ffi::F32>>()
-        .Ret<xla::ffi::Buffer<xla::ffi::F32>>()
-        .Ret<xla::ffi::Buffer<xla::ffi::F32>>()
-        .Ret<xla::ffi::Buffer<xla::ffi::F32>>()
-        .Ret<xla::ffi::Buffer<xla::ffi::S32>>()
+        .Arg<gradkit::Bytes>()  // codes
+        .Arg<gradkit::Bytes>()  // columns
+        .Arg<gradkit::Floats>().Arg<gradkit::Floats>().Arg<gradkit::Floats>()  // gradient, curvature, weights
+        .Arg<gradkit::Floats>()  // penalties
+        .Arg<gradkit::Bools>()   // allowed
+        .Arg<gradkit::Ints>()    // monotone
+        .Ret<gradkit::Ints>().Ret<gradkit::Ints>()      // feature, cut
+        .Ret<gradkit::Bools>().Ret<gradkit::Bools>()    // is_missing_left, is_split
+        .Ret<gradkit::Floats>().Ret<gradkit::Floats>()  // gain, cover
+        .Ret<gradkit::Floats>().Ret<gradkit::Floats>()  // low, high
+        .Ret<gradkit::Ints>()                           // leaf
         .Attr<int64_t>("bins")
         .Attr<bool>("has_missing"));
