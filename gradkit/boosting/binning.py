@@ -197,7 +197,7 @@ def _find_categories(values: np.ndarray, weights: np.ndarray | None, bins: int, 
 
 
 def _encode(features: np.ndarray, edges: Sequence[np.ndarray], num_bins: int, categorical: tuple[int, ...]) -> np.ndarray:
-    codes, edges = _aligned(features.shape), [own.astype(features.dtype) for own in edges]
+    codes, edges = np.empty(features.shape, np.uint8), [own.astype(features.dtype) for own in edges]
 
     def encode(start):
         block = features[start : start + ENCODED_ROWS]
@@ -212,14 +212,6 @@ def _encode(features: np.ndarray, edges: Sequence[np.ndarray], num_bins: int, ca
 
     _map(encode, range(0, len(features), ENCODED_ROWS))
     return codes
-
-
-def _aligned(shape: tuple[int, int]) -> np.ndarray:
-    """Bytes that begin where jax takes an array as it is, without a copy."""
-    size = shape[0] * shape[1]
-    memory = np.empty(size + 64, np.uint8)
-    start = -memory.ctypes.data % 64
-    return memory[start : start + size].reshape(shape)
 
 
 def _map(function: Callable, items: Sequence) -> list:

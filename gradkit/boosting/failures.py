@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from gradkit.boosting import curvatures
-from gradkit.boosting.problems import Examples
+from gradkit.boosting.problems import as_examples
 
 PARTS = ("value", "gradient", "curvature")
 
@@ -29,7 +29,7 @@ def describe_failure(loss: Callable, data: Any, scores: Any, *, num_outputs: int
     >>> describe_failure(root, data, jnp.full(3, 4.0))
     'The loss of example 1 is not finite: value nan, gradient nan, curvature nan at score 4.0, target 5.0.'
     """
-    examples = Examples(*data)
+    examples = as_examples(data)
     n, k = len(examples.binned), num_outputs or 1
     scores = np.asarray(scores, np.float32).reshape(n, k)
     of = jax.ShapeDtypeStruct

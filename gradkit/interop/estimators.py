@@ -103,7 +103,8 @@ class _GradientBoosting(BaseEstimator):
         examples = Examples(binned, targets, weights, fold=fold)
         made = fit(booster, examples, steps=num_new, key=key, progress=False)
         if made.status is Status.DIVERGED:
-            raise ValueError(boosting.describe_failure(loss, examples, made.state.scores, num_outputs=num_outputs))
+            asked = {"num_outputs": num_outputs, "curvature": self.curvature}
+            raise ValueError(boosting.describe_failure(loss, examples, made.state.scores, **asked))
         self._binned = Binned(np.zeros((0, X.shape[1]), np.uint8), binned.num_bins, binned.categorical, False, binned.cuts)
         self.ensemble_: Ensemble = jax.tree.map(np.asarray, made.params)
         scores = {"loss": "train_score_"} | ({} if fold is None else {"held_out_loss": "validation_score_"})
