@@ -12,13 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from gradkit import checks
 
 MOST_BINS = 256  # a bin is a uint8
 SAMPLED_ROWS = 200_000  # that quantiles are taken of
+ALIGNMENT = 64  # bytes
 ENCODED_ROWS = 8_192  # at a time: a block of the matrix stays in the cache
 
 
@@ -118,7 +118,8 @@ def bin(features: Any, *, bins: int = 256, categorical: Sequence[int | str] = ()
 
 def _binned(features: np.ndarray, cuts: Cuts, num_bins: int, categorical: tuple[int, ...]) -> Binned:
     codes = _encode(features, cuts.edges, num_bins, categorical)
-    return Binned(jnp.asarray(codes), num_bins, categorical, bool(codes.max(initial=0) == num_bins - 1), cuts)
+    has_missing = bool(codes.max(initial=0) == num_bins - 1)
+    return Binned(jax.device_put(codes), num_bins, categorical, has_missing, cuts)
 
 
 def _as_matrix(features: Any) -> tuple[np.ndarray, tuple[str, ...] | None]:
@@ -146,39 +147,44 @@ def _columns(categorical: Sequence[int | str], names: tuple[str, ...] | None, nu
 def _counted(features: np.ndarray, weights: Any) -> tuple[Any, np.ndarray | None]:
     """The examples whose values are cut, and how much each counts."""
     if weights is None:
-        is_few = len(features) <= SAMPLED_ROWS
-        return (slice(None) if is_few else _sample(np.arange(len(features)))), None
+        return (slice(None) if len(features) <= SAMPLED_ROWS else _sample(len(features))), None
     weights = np.asarray(weights, float)
     checks.require(weights.shape == features.shape[:1], "weights", f"have shape ({len(features)},)", weights.shape,
                    "Give one number per example.")  # fmt: skip
     is_sound = np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0
     checks.require(is_sound, "weights", "be at least 0, finite, and not all 0", weights, "Leave them out to count all alike.")
-    rows = _sample(np.flatnonzero(weights > 0))
+    rows = np.flatnonzero(weights > 0)
+    rows = rows if len(rows) <= SAMPLED_ROWS else rows[_sample(len(rows))]
     return rows, weights[rows]
 
 
-def _sample(rows: np.ndarray) -> np.ndarray:
-    return rows if len(rows) <= SAMPLED_ROWS else np.sort(np.random.default_rng(0).choice(rows, SAMPLED_ROWS, replace=False))
+def _sample(number: int) -> np.ndarray:
+    """One position, drawn at random, of each of so many equal parts of all: increasing, of little memory."""
+    first = np.arange(SAMPLED_ROWS + 1) * number // SAMPLED_ROWS
+    return np.random.default_rng(0).integers(first[:-1], first[1:])
 
 
 def _find_cuts(values: np.ndarray, weights: np.ndarray | None, bins: int, column: int) -> np.ndarray:
     """The upper edges of all bins of numbers but the last."""
     is_there = ~np.isnan(values)
-    values, counts = _distinct(values[is_there], None if weights is None else weights[is_there])
-    if len(values) > bins - 1:
-        shares = np.cumsum(counts) / np.sum(counts)
-        last = np.searchsorted(shares, np.arange(1, bins - 1) / (bins - 1), side="left")
-        last = np.unique(np.minimum(last, len(values) - 2))
+    values, ranks = _ordered(values[is_there], None if weights is None else weights[is_there], bins - 1)
+    is_last = values[:-1] != values[1:]  # of its value
+    if is_last.sum() < bins - 1:
+        low = values[:-1][is_last]
     else:
-        last = np.arange(max(len(values) - 1, 0))
-    return _between(values[last], values[last + 1]) if len(last) else values[:0]
+        second = values[np.searchsorted(values, values[-1]) - 1]
+        low = np.unique(np.minimum(values[ranks], second))
+    return _between(low, values[np.searchsorted(values, low, side="right")])
 
 
-def _distinct(values: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+def _ordered(values: np.ndarray, weights: np.ndarray | None, parts: int) -> tuple[np.ndarray, np.ndarray]:
+    """The values in order, and which of them end each of so many parts of equal weight but the last."""
     if weights is None:
-        return np.unique(values, return_counts=True)
-    distinct, inverse = np.unique(values, return_inverse=True)
-    return distinct, np.bincount(inverse, weights, len(distinct))
+        values.sort()
+        return values, -(np.arange(1, parts) * -len(values) // parts) - 1
+    order = np.argsort(values, kind="stable")
+    shares = np.cumsum(weights[order])
+    return values[order], np.searchsorted(shares, np.arange(1, parts) / parts * shares[-1:].sum())
 
 
 def _between(low: np.ndarray, high: np.ndarray) -> np.ndarray:
@@ -197,7 +203,7 @@ def _find_categories(values: np.ndarray, weights: np.ndarray | None, bins: int, 
 
 
 def _encode(features: np.ndarray, edges: Sequence[np.ndarray], num_bins: int, categorical: tuple[int, ...]) -> np.ndarray:
-    codes, edges = np.empty(features.shape, np.uint8), [own.astype(features.dtype) for own in edges]
+    codes, edges = _aligned(features.shape), [own.astype(features.dtype) for own in edges]
 
     def encode(start):
         block = features[start : start + ENCODED_ROWS]
@@ -212,6 +218,14 @@ def _encode(features: np.ndarray, edges: Sequence[np.ndarray], num_bins: int, ca
 
     _map(encode, range(0, len(features), ENCODED_ROWS))
     return codes
+
+
+def _aligned(shape: tuple[int, int]) -> np.ndarray:
+    """Bytes where a compiled program on the CPU takes them as they are, uncopied."""
+    number = shape[0] * shape[1]
+    memory = np.empty(number + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + number].reshape(shape)
 
 
 def _map(function: Callable, items: Sequence) -> list:

@@ -1,0 +1,55 @@
+"""Where features are cut, against a slow search, and what a sample of the examples keeps of it."""
+
+import jax
+import numpy as np
+import pytest
+
+from gradkit import boosting
+from gradkit.boosting import binning
+
+
+def slow_cuts(values, weights, bins):
+    """The upper edge of each bin: halfway from the first value that reaches its share of all weight to the next one."""
+    kinds = sorted(set(values))
+    if len(kinds) <= bins - 1:
+        ends = kinds[:-1]
+    else:
+        reached = [sum(weight for value, weight in zip(values, weights) if value <= kind) for kind in kinds]
+        first = [
+            next(kind for kind, sum_ in zip(kinds, reached) if sum_ * (bins - 1) >= part * reached[-1])
+            for part in range(1, bins - 1)
+        ]
+        ends = sorted({min(kind, kinds[-2]) for kind in first})
+    return [(end + kinds[kinds.index(end) + 1]) / 2 for end in ends]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_bins_hold_equal_shares_of_the_weight(seed):
+    rng = np.random.default_rng(seed)
+    n, bins = int(rng.integers(1, 120)), int(rng.integers(3, 20))
+    values = [rng.normal(size=n), rng.integers(0, 30, n), np.round(rng.exponential(size=n), 1)][seed % 3].astype(float)
+    weights = rng.integers(1, 5, n) if seed % 2 else np.ones(n)
+    binned = boosting.bin(values[:, None], bins=bins, weights=weights if seed % 2 else None)
+    np.testing.assert_allclose(binned.cuts.edges[0], slow_cuts(values.tolist(), weights.tolist(), bins), rtol=1e-12)
+    np.testing.assert_array_equal(np.asarray(binned.codes)[:, 0], np.searchsorted(binned.cuts.edges[0], values))
+
+
+def test_nothing_but_missing_values_leaves_nothing_to_cut():
+    binned = boosting.bin(np.full((3, 1), np.nan), bins=4)
+    assert binned.cuts.edges[0].tolist() == [] and np.asarray(binned.codes)[:, 0].tolist() == [3, 3, 3]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_many_examples_are_cut_by_one_of_each_part_of_them(monkeypatch, weighted):
+    monkeypatch.setattr(binning, "SAMPLED_ROWS", 100)
+    values = np.arange(1037.0)[:, None]  # in order: an unlucky sample would leave a stretch of them out
+    weights = (np.arange(1037) % 2 == 0).astype(float) if weighted else None
+    edges = boosting.bin(values, bins=11, weights=weights).cuts.edges[0]
+    assert len(edges) == 9 and np.abs(edges - 1037 * np.arange(1, 10) / 10).max() < 25
+    assert np.array_equal(binning._sample(100), np.arange(100)) and (np.diff(binning._sample(1037)) > 0).all()
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="bins are copied to other devices")
+def test_bins_are_not_copied():
+    codes = binning._aligned((1000, 7))
+    assert jax.device_put(codes).unsafe_buffer_pointer() == codes.ctypes.data
