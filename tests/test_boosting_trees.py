@@ -194,6 +194,32 @@ def test_examples_of_no_weight_find_their_leaf_but_count_for_nothing():
         assert len(set(np.asarray(whole.leaf)[~kept].tolist())) > 3
 
 
+@pytest.mark.parametrize("grow", GROWERS)
+def test_a_single_weight_counts_all_examples_alike(grow):
+    shape, penalties = Shape(depth=3, num_bins=BINS, is_exact=True), Penalties(min_child_samples=3)
+    codes, *slopes = map(jnp.asarray, problem(4))
+    grown = jax.jit(lambda weights: grow(codes, Slopes(*slopes, weights), shape, penalties))
+    jax.tree.map(np.testing.assert_array_equal, grown(jnp.ones(1)), grown(jnp.ones(N)))
+
+
+@pytest.mark.skipif(not native.is_there(), reason="no compiler, no kernel")
+def test_the_kernels_under_vmap_are_those_of_a_loop():
+    codes, gradient, curvature = (np.stack(each) for each in zip(*(problem(seed) for seed in range(3))))
+    shape, l2 = Shape(depth=3, num_bins=BINS), jnp.array([0.1, 9.0])
+
+    def of(codes, gradient, curvature, l2):
+        grown = native.grow(codes, Slopes(gradient, curvature, jnp.ones(1)), shape, Penalties(l2=l2))
+        sums = native.sum_leaves(grown.leaf, jnp.ones(1), [gradient, curvature], 8)
+        return grown.leaf, grown.tree.gain, *sums, native.move(gradient, sums[0], grown.leaf)
+
+    inner = jax.vmap(of, (None, None, None, 0))
+    together = jax.jit(jax.vmap(inner, (0, None, 0, None)))(codes, gradient[0], curvature, l2)  # some of each axis is shared
+    for i in range(3):
+        for j in range(2):
+            alone = jax.jit(of)(codes[i], gradient[0], curvature[i], l2[j])
+            jax.tree.map(lambda all_, one: np.testing.assert_array_equal(all_[i, j], one), together, alone)  # noqa: B023
+
+
 SCRIPT = """
 import hashlib, jax, numpy as np
 from gradkit.boosting import growing, native

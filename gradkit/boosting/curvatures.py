@@ -55,6 +55,21 @@ class Derivatives(NamedTuple):
     matrix: Callable | None
     has_curvature: bool
 
+    def at(self, scores: jax.Array, targets: Any) -> Local:
+        """All of them at those scores."""
+        matrix = None if self.matrix is None else self.matrix(scores, targets)
+        parts = (part(scores, targets) for part in (self.value, self.gradient, self.curvature))
+        return Local(*parts, matrix)
+
+
+class Local(NamedTuple):
+    """What a loss is at the scores of examples: value (n,), gradient and curvature (n, k), and matrix (n, k, k) or ``None``."""
+
+    value: jax.Array
+    gradient: jax.Array
+    curvature: jax.Array
+    matrix: jax.Array | None
+
 
 def declared(loss: Callable) -> str | Callable | None:
     """The policy of one of ``gk.losses``, with or without fixed parameters; ``None`` for any other loss.

@@ -44,7 +44,7 @@ class Tree(NamedTuple):
 
 
 class Slopes(NamedTuple):
-    """What a tree is grown along: gradients and curvatures (n, k) each, and the weights of the examples (n,)."""
+    """What a tree is grown along: gradients and curvatures (n, k) each, and weights, (n,) or (1,) if all are alike."""
 
     gradient: jax.Array
     curvature: jax.Array
@@ -156,7 +156,7 @@ def grow(
 
 def _channels(slopes: Slopes, shape: Shape, share: Share) -> tuple[jax.Array, jax.Array]:
     """What histograms add up, and the unit of each channel."""
-    weights = slopes.weights[:, None]
+    weights = jnp.broadcast_to(slopes.weights[:, None], (len(slopes.gradient), 1))
     channels = jnp.concatenate([weights * slopes.gradient, weights * slopes.curvature, (weights > 0).astype(weights.dtype)], 1)
     if not shape.is_exact:
         return channels, jnp.ones(channels.shape[1])

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from gradkit.boosting import native
-from gradkit.boosting.curvatures import Derivatives
+from gradkit.boosting.curvatures import Derivatives, Local
 from gradkit.boosting.growing import Bounds
 from gradkit.boosting.splits import Penalties, Sums, weight
 
@@ -30,7 +30,7 @@ class Rows(NamedTuple):
     Attributes:
         scores: Shape (n, k).
         targets: Pytree that leads with examples.
-        weights: Shape (n,).
+        weights: Shape (n,); or (1,) if all count alike.
         leaf: int32 (n,).
         num_leaves: How many there are.
     """
@@ -56,16 +56,24 @@ class Rows(NamedTuple):
 
     def moved(self, value: jax.Array) -> jax.Array:
         """The scores with the value of each leaf added, shape (n, k)."""
-        return self.scores + at_leaves(value, self.leaf)
+        return moved(self.scores, value, self.leaf)
 
 
-def at_leaves(value: jax.Array, leaf: jax.Array) -> jax.Array:
-    """The value of each example's leaf, shape (n, k)."""
-    return value.at[leaf].get(mode="promise_in_bounds", wrap_negative_indices=False)
+def moved(scores: jax.Array, value: jax.Array, leaf: jax.Array) -> jax.Array:
+    """The scores (n, k) with the value of each example's leaf added."""
+    if native.is_there() and scores.dtype == value.dtype == jnp.float32:
+        return native.move(scores, value, leaf)
+    return scores + value.at[leaf].get(mode="promise_in_bounds", wrap_negative_indices=False)
 
 
 def solve(
-    rows: Rows, derivatives: Derivatives, penalties: Penalties, *, bounds: Bounds | None = None, steps: int = 1
+    rows: Rows,
+    derivatives: Derivatives,
+    penalties: Penalties,
+    *,
+    local: Local | None = None,
+    bounds: Bounds | None = None,
+    steps: int = 1,
 ) -> jax.Array:
     """The weights of all leaves, shape (leaves, k).
 
@@ -73,14 +81,17 @@ def solve(
         rows: The examples and where they are.
         derivatives: Of the loss.
         penalties: Those on weights.
+        local: What the derivatives are at the examples' scores, where it is known.
         bounds: Between which values the weights must lie.
         steps: Newton steps.
     """
     if not derivatives.has_curvature and rows.scores.shape[1] == 1:
         value = jnp.clip(_bisect(rows, derivatives, penalties), -penalties.max_delta_step, penalties.max_delta_step)
     else:
-        step = lambda _, value: _newton(rows, derivatives, penalties, value)  # noqa: E731
-        value = jax.lax.fori_loop(1, steps, step, _newton(rows, derivatives, penalties, None))
+        step = lambda _, value: _newton_from(rows, derivatives, penalties, value)  # noqa: E731
+        local = derivatives.at(rows.scores, rows.targets) if local is None else local
+        origin = jnp.zeros((rows.num_leaves, rows.scores.shape[1]), rows.scores.dtype)
+        value = jax.lax.fori_loop(1, steps, step, _newton(rows, derivatives, penalties, origin, local))
     return value if bounds is None else jnp.clip(value, bounds.low[:, None], bounds.high[:, None])
 
 
@@ -96,22 +107,23 @@ def intercept(rows: Rows, derivatives: Derivatives) -> jax.Array:
 
     def advance(carry):
         step, value, _ = carry
-        return step + 1, _newton(rows, derivatives, penalties, value), value
+        return step + 1, _newton_from(rows, derivatives, penalties, value), value
 
     zero = jnp.zeros((1, rows.scores.shape[1]), rows.scores.dtype)
     return jax.lax.while_loop(is_going, advance, (0, zero, zero + jnp.inf))[1][0]
 
 
-def _newton(rows: Rows, derivatives: Derivatives, penalties: Penalties, start: jax.Array | None) -> jax.Array:
-    """One step from a value per leaf (``None``: from 0), halved where it would raise the leaf's loss."""
-    scores = rows.scores if start is None else rows.moved(start)
-    origin = jnp.zeros((rows.num_leaves, scores.shape[1]), scores.dtype) if start is None else start
-    bend = derivatives.curvature if derivatives.matrix is None else derivatives.matrix
-    gradient, bending, before = rows.sums(
-        *(part(scores, rows.targets) for part in (derivatives.gradient, bend, derivatives.value))
-    )
+def _newton_from(rows: Rows, derivatives: Derivatives, penalties: Penalties, origin: jax.Array) -> jax.Array:
+    """One step from a value per leaf."""
+    return _newton(rows, derivatives, penalties, origin, derivatives.at(rows.moved(origin), rows.targets))
+
+
+def _newton(rows: Rows, derivatives: Derivatives, penalties: Penalties, origin: jax.Array, local: Local) -> jax.Array:
+    """One step from a value per leaf, where the loss is known; halved where it would raise the leaf's loss."""
+    is_diagonal = local.matrix is None
+    gradient, bending, before = rows.sums(local.gradient, local.curvature if is_diagonal else local.matrix, local.value)
     before = before + _penalty(penalties, origin)
-    target = (_diagonal_target if derivatives.matrix is None else _block_target)(penalties, origin, gradient, bending)
+    target = (_diagonal_target if is_diagonal else _block_target)(penalties, origin, gradient, bending)
     limit = penalties.max_delta_step
     full = jnp.clip(target, -limit, limit) - origin
 

@@ -63,7 +63,7 @@ class Problem(NamedTuple):
     Attributes:
         binned: The bins.
         targets: What the loss takes.
-        weights: Shape (n,).
+        weights: Shape (n,); or (1,) if all count alike.
         held_out: Weights of the held-out examples, shape (n,), or ``None``.
         offset: Shape (n, k), or ``None``.
         derivatives: Of the loss.
@@ -83,7 +83,7 @@ def pose(settings: Settings, batch: Any) -> Problem:
     """The problem that a batch poses."""
     examples = as_examples(batch)
     n, k = len(examples.binned), settings.num_outputs or 1
-    weights = jnp.ones(n, jnp.float32) if examples.weights is None else jnp.asarray(examples.weights, jnp.float32)
+    weights = jnp.ones(1, jnp.float32) if examples.weights is None else jnp.asarray(examples.weights, jnp.float32)
     held_out = None
     if settings.fold is not None:
         checks.require(examples.fold is not None, "data", "say the fold of each example", checks.Described("none"),

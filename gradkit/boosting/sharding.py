@@ -57,6 +57,7 @@ def _by_rows(
     """With examples of no weight at the end, so that all devices hold as many."""
     num_examples = len(codes)
     share = Share(rows=(AXIS,), num_examples=num_examples)
+    slopes = slopes._replace(weights=jnp.broadcast_to(slopes.weights, (num_examples,)))
     codes, *slopes = (jnp.pad(each, _padding(each, 0, num_devices)) for each in (codes, *everywhere(slopes)))
     ours, all_ours = PartitionSpec(AXIS), PartitionSpec()
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from gradkit import checks
 from gradkit.boosting import leaves, native, packing, prediction, sampling, sharding
+from gradkit.boosting.curvatures import Local
 from gradkit.boosting.growing import Shape, Slopes, Tree, grow
 from gradkit.boosting.prediction import Ensemble, predict
 from gradkit.boosting.problems import Problem, Settings, pose, scores_of, shape_of
@@ -71,8 +72,8 @@ def advance(settings: Settings, state: BoostingState, batch: Any) -> tuple[Boost
                    "Leave `batch_size` out: a tree is grown on all examples; `subsample` draws a share of them.")  # fmt: skip
 
     def grow_one(state):
-        tree, leaf = _fit_tree(settings, problem, state)
-        model = state.scores + leaves.at_leaves(tree.value, leaf)
+        tree, leaf = _fit_tree(settings, problem, state, local)
+        model = leaves.moved(state.scores, tree.value, leaf)
         scores, kept = (model, None) if not settings.is_accelerated else (_look_ahead(state, model), model)
         held_out = _held_out_loss(problem, model)
         count = state.count + 1
@@ -87,7 +88,8 @@ def advance(settings: Settings, state: BoostingState, batch: Any) -> tuple[Boost
         _, nothing, _ = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(grow_one, state))
         return state, nothing, state.best_loss
 
-    loss = _mean(problem.derivatives.value(state.scores, problem.targets), problem.weights)
+    local = problem.derivatives.at(state.scores, problem.targets)
+    loss = _mean(local.value, problem.weights)
     if settings.patience is None:
         state, tree, held_out = grow_one(state)
     else:
@@ -97,19 +99,18 @@ def advance(settings: Settings, state: BoostingState, batch: Any) -> tuple[Boost
     return state, Info(loss, metrics), tree
 
 
-def _fit_tree(settings: Settings, problem: Problem, state: BoostingState) -> tuple[Tree, jax.Array]:
+def _fit_tree(settings: Settings, problem: Problem, state: BoostingState, local: Local) -> tuple[Tree, jax.Array]:
     """The next tree, shrunk, and the leaf of each example."""
     binned, key = problem.binned, jax.random.fold_in(state.key, state.count)
     weights = problem.weights
     if not sampling.is_all(settings.subsample):
         weights = weights * sampling.examples(key, settings.subsample, len(binned))
     allowed = sampling.features(key, settings.colsample_bytree, settings.colsample_bylevel, binned.codes.shape[1], settings.depth)
-    derivatives, at = problem.derivatives, (state.scores, problem.targets)
-    slopes = Slopes(*(part.astype(jnp.float32) for part in (derivatives.gradient(*at), derivatives.curvature(*at), weights)))
+    slopes = Slopes(*(part.astype(jnp.float32) for part in (local.gradient, local.curvature, weights)))
     shape, penalties = shape_of(settings, binned), Penalties(*(jnp.asarray(each, jnp.float32) for each in settings.penalties))
     grown = _grower(settings, shape)(binned.codes, slopes, shape, penalties, allowed=allowed)
     rows = leaves.Rows(state.scores, problem.targets, weights, grown.leaf, 2**settings.depth)
-    value = leaves.solve(rows, problem.derivatives, penalties, bounds=grown.bounds, steps=settings.newton_steps)
+    value = leaves.solve(rows, problem.derivatives, penalties, local=local, bounds=grown.bounds, steps=settings.newton_steps)
     shrunk = _rounded((_rate(settings, state.count) * value).astype(jnp.float32), state.count)
     return grown.tree._replace(value=shrunk), grown.leaf
 
@@ -134,6 +135,7 @@ def _rate(settings: Settings, count: jax.Array) -> Any:
 
 
 def _mean(values: jax.Array, weights: jax.Array) -> jax.Array:
+    weights = jnp.broadcast_to(weights, values.shape)
     total = weights.sum()
     return jnp.where(total > 0, jnp.where(weights > 0, weights * values, 0).sum() / jnp.where(total > 0, total, 1), 0)
 

@@ -29,8 +29,9 @@ from gradkit.boosting.splits import Bounds, Penalties
 
 FOLDER = pathlib.Path(__file__).parent
 COMPILERS = ("c++", "g++", "clang++")
-FLAGS = ("-std=c++17", "-O2", "-ftree-vectorize", "-fPIC", "-w", "-ffp-contract=off", "-fno-trapping-math", "-fno-math-errno")
-KERNELS = ("grow_tree", "sum_leaves", "transpose")
+FLAGS = ("-std=c++17", "-O2", "-ftree-vectorize", "-funswitch-loops", "-fPIC", "-w", "-ffp-contract=off", "-fno-trapping-math",
+         "-fno-math-errno")  # fmt: skip
+KERNELS = ("grow_tree", "sum_leaves", "move", "transpose")
 SECONDS = 120  # that a compiler may take
 
 
@@ -44,7 +45,7 @@ def grow(codes: jax.Array, slopes: Slopes, shape: Shape, penalties: Penalties, *
         of(by_node, jnp.int32), of(by_node, jnp.int32), of(by_node, bool), of(by_node, bool), of(by_node, number),
         of((2 * num_nodes + 1,), number), of(by_leaf, number), of(by_leaf, number), of((num_examples,), jnp.int32),
     )  # fmt: skip
-    call = jax.ffi.ffi_call(_name("grow_tree"), results, vmap_method="sequential")
+    call = jax.ffi.ffi_call(_name("grow_tree"), results, vmap_method="expand_dims")
     feature, cut, is_missing_left, is_split, gain, cover, low, high, leaf = call(
         codes, columns(codes), *slopes, jnp.stack([jnp.asarray(penalty, number) for penalty in penalties]),
         jnp.ones((shape.depth, num_features), bool) if allowed is None else allowed,
@@ -64,7 +65,13 @@ def columns(codes: jax.Array) -> jax.Array:
 def sum_leaves(leaf: jax.Array, weights: jax.Array, values: Sequence[jax.Array], num_leaves: int) -> list[jax.Array]:
     """The weighted sums of each array of values (n, c) per leaf, shape (leaves, c); in double precision on the way."""
     results = [jax.ShapeDtypeStruct((num_leaves, each.shape[1]), jnp.float32) for each in values]
-    return jax.ffi.ffi_call(_name("sum_leaves"), results, vmap_method="sequential")(leaf, weights, *values)
+    return jax.ffi.ffi_call(_name("sum_leaves"), results, vmap_method="expand_dims")(leaf, weights, *values)
+
+
+def move(scores: jax.Array, value: jax.Array, leaf: jax.Array) -> jax.Array:
+    """The scores (n, k) with the value (leaves, k) of each example's leaf added."""
+    result = jax.ShapeDtypeStruct(scores.shape, scores.dtype)
+    return jax.ffi.ffi_call(_name("move"), result, vmap_method="expand_dims")(scores, value, leaf)
 
 
 def knows(shape: Shape) -> bool:

@@ -22,7 +22,8 @@ namespace gradkit {
 constexpr double kLeastUnit = 0x1p-120;  // whose reciprocal is a float
 
 struct Slopes {
-  const float *gradient, *curvature, *weights;  // (n, k), (n, k), (n)
+  const float *gradient, *curvature, *weights;  // (n, k), (n, k), (n) or none
+  bool counts(int64_t row) const { return !weights || weights[row] > 0; }
 };
 
 // The units of the channels: gradients of all outputs, then curvatures.
@@ -51,7 +52,7 @@ inline float Finite(float number) {
 struct Channel {
   Channel(const Slopes& slopes, int64_t k, int64_t c)
       : values((c < k ? slopes.gradient : slopes.curvature) + c % k), weights(slopes.weights), stride(k) {}
-  float operator()(int64_t row) const { return Finite(weights[row] * values[row * stride]); }
+  float operator()(int64_t row) const { return Finite(weights ? weights[row] * values[row * stride] : values[row * stride]); }
   const float *values, *weights;
   int64_t stride;
 };
@@ -112,7 +113,7 @@ inline std::vector<int64_t> Encode(ffi::ThreadPool& pool, const Form& form, cons
   std::vector<float> scales(units.size());
   for (size_t c = 0; c < units.size(); ++c) scales[c] = static_cast<float>(1.0 / units[c]);
   int64_t* values = space.values.Need(form.n * words);
-  int32_t *order = space.order.Need(form.n), *scratch = space.lefts.Need(form.n);
+  int32_t *order = space.order.Need(form.n), *scratch = space.sides.Need(form.n);
   OverRows(pool, form.n, [&](int64_t block, int64_t begin, int64_t end) {
     int64_t *own = parts.data() + block * words, count = 0;
     for (int64_t i = 0; i < form.k; ++i) {
@@ -126,9 +127,9 @@ inline std::vector<int64_t> Encode(ffi::ThreadPool& pool, const Form& form, cons
     }
     for (int64_t row = begin; row < end; ++row) {
       scratch[begin + count] = static_cast<int32_t>(row);
-      count += slopes.weights[row] > 0;
+      count += slopes.counts(row);
     }
-    for (int64_t row = begin; form.is_counted && row < end; ++row) values[row * words + form.k] = slopes.weights[row] > 0;
+    for (int64_t row = begin; form.is_counted && row < end; ++row) values[row * words + form.k] = slopes.counts(row);
     if (form.is_counted) own[form.k] = count;
     counts[block] = count;
   });

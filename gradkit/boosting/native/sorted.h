@@ -31,21 +31,21 @@ inline std::vector<int64_t> SendDown(ffi::ThreadPool& pool, const std::vector<No
   for (size_t j = 0; j < nodes.size(); ++j)
     for (int64_t begin = nodes[j].begin; splits[j].is_one() && begin < nodes[j].end; begin += kBlockOfRows)
       blocks.push_back({static_cast<int64_t>(j), begin, std::min(begin + kBlockOfRows, nodes[j].end), 0});
-  int32_t *order = space.order.data(), *lefts = space.lefts.Need(form.n), *rights = space.rights.Need(form.n);
+  int32_t *order = space.order.data(), *sides = space.sides.Need(form.n);
   Parallel(pool, blocks.size(), [&](int64_t task) {
     Block& block = blocks[task];
     const Split& split = splits[block.node];
     const auto is_left = Sides(split, form.bins);
     const uint8_t* column = columns + split.feature * form.n;
-    int32_t *left = lefts + block.begin, *right = rights + block.begin;
+    int32_t *left = sides + block.begin, *right = sides + block.end - 1;  // the latter from the end on
     for (int64_t i = block.begin; i < block.end; ++i) {  // without a branch: which way is anybody's guess
       const int32_t row = order[i];
       const int64_t side = is_left[column[row]];
       *left = *right = row;
       left += side;
-      right += 1 - side;
+      right -= 1 - side;
     }
-    block.num_left = left - (lefts + block.begin);
+    block.num_left = left - (sides + block.begin);
   });
   std::vector<int64_t> num_left(nodes.size(), 0), to_left(blocks.size()), to_right(blocks.size());
   for (const Block& block : blocks) num_left[block.node] += block.num_left;
@@ -58,8 +58,8 @@ inline std::vector<int64_t> SendDown(ffi::ThreadPool& pool, const std::vector<No
   }
   Parallel(pool, blocks.size(), [&](int64_t task) {
     const Block& block = blocks[task];
-    std::copy_n(lefts + block.begin, block.num_left, order + to_left[task]);
-    std::copy_n(rights + block.begin, block.end - block.begin - block.num_left, order + to_right[task]);
+    std::copy_n(sides + block.begin, block.num_left, order + to_left[task]);
+    std::reverse_copy(sides + block.begin + block.num_left, sides + block.end, order + to_right[task]);
   });
   return num_left;
 }

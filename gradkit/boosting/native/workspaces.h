@@ -32,7 +32,7 @@ class Buffer {
 // What growing a tree works in.
 struct Workspace {
   Buffer<int64_t> values, sums, parts;   // of examples; of nodes, features and bins; of parts of nodes
-  Buffer<int32_t> order, lefts, rights;  // examples
+  Buffer<int32_t> order, sides;          // examples
   int64_t num_counted = 0;               // examples of positive weight: the first of `order`
 };
 
