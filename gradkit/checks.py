@@ -1,7 +1,11 @@
 """One message format for everything that is wrong before a run: argument, rule, value, remedy."""
 
+import math
 from collections.abc import Iterable
 from typing import Any, NoReturn
+
+import jax
+import numpy as np
 
 
 def refuse(argument: str, rule: str, value: Any, remedy: str, *, error: type[Exception] = ValueError) -> NoReturn:
@@ -28,6 +32,32 @@ def whole_number(argument: str, value: Any, *, at_least: int, remedy: str) -> in
     require(is_whole, argument, rule, value, remedy, error=TypeError)
     require(int(value) >= at_least, argument, rule, value, remedy)
     return int(value)
+
+
+def nonnegative(argument: str, value: Any, *, below: float = math.inf, positive: bool = False) -> Any:
+    """Return ``value``, or refuse a number that is negative, not finite or not below a bound; traced values and schedules pass.
+
+    ``positive`` refuses zero as well.
+
+    >>> nonnegative("beta", 1.0, below=1.0)
+    Traceback (most recent call last):
+        ...
+    ValueError: `beta` must be at least 0 and below 1, got 1.0. Give a number, a traced value or a schedule in that range.
+    """
+    if callable(value) or isinstance(value, jax.core.Tracer) or np.ndim(value) > 0:
+        return value
+    remedy = "Give a number, a traced value or a schedule in that range."
+    is_number = (isinstance(value, (int, float)) and not isinstance(value, bool)) or hasattr(value, "dtype")
+    require(is_number, argument, "be a number, a traced value or a schedule", value, remedy, error=TypeError)
+    least = "above 0" if positive else "at least 0"
+    rule = f"be finite and {least}" if below == math.inf else f"be {least} and below {below:g}"
+    require(0 <= float(value) < below and not (positive and value == 0), argument, rule, value, remedy)
+    return value
+
+
+def is_zero(value: Any) -> bool:
+    """Whether a number is known to be zero."""
+    return isinstance(value, (int, float)) and value == 0
 
 
 def one_of(argument: str, value: Any, choices: Iterable[str]) -> Any:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gradkit import checks, gradients, keys
+from gradkit import checks, gradients, keys, transforms
 from gradkit.contracts import Descent, Info
 
 
@@ -55,7 +55,9 @@ def descent(
         updates, optimizer_state = optimizer.update(grads, optimizer_state, params)
         params = params + updates
 
-    The optimizer is also told ``value``, ``grad`` and ``value_fn``, for the transformations that ask (plateau, line search).
+    The optimizer is also told ``value``, ``grad`` and ``value_fn``, for the transformations that ask (plateau, line search), and
+    a metric of the loss that is named ``weight`` (accumulation). What gradkit's own transformations have to tell
+    (``transforms.reported``) joins the metrics.
 
     Args:
         loss_fn: ``(params, batch) -> scalar``, or ``-> (scalar, metrics)`` with a dict of named scalars. With ``state``:
@@ -68,7 +70,8 @@ def descent(
             -> scalar``. Default: ``loss_fn`` itself (with ``state``, under a fixed key and without keeping the new state).
 
     Returns:
-        A ``Descent``. What it evaluates and returns are the parameters; with ``state``, ``Stateful(params, state)``.
+        A ``Descent``. What it evaluates and returns are the parameters, or the average that the optimizer keeps of them (
+        ``gk.transforms.evaluation_params``); with ``state``, ``Stateful(params, state)``.
 
     Raises:
         TypeError: While tracing, if the loss is not a floating scalar, or a parameter leaf is not floating.
@@ -103,13 +106,16 @@ def _plain(loss_fn, params, optimizer, validation_loss) -> Descent:
     def step(state, batch):
         (loss, metrics), grads = differentiate(state.params, batch)
         value_fn = lambda params: _scalar(loss_fn(params, batch))  # noqa: E731
-        new_params, optimizer_state = _descend(optimizer, state, loss, grads, value_fn)
-        return DescentState(new_params, optimizer_state), Info(loss, metrics), ()
+        info = Info(loss, metrics)
+        new_params, optimizer_state = _descend(optimizer, state, info, grads, value_fn)
+        return DescentState(new_params, optimizer_state), transforms.reported(info, optimizer_state), ()
 
     def evaluation_loss(params, batch):
         return _scalar((validation_loss or loss_fn)(params, batch))
 
-    return Descent(init, step, lambda state, growths: state.params, evaluation_loss)
+    return Descent(
+        init, step, lambda state, growths: transforms.evaluation_params(state.optimizer, state.params), evaluation_loss
+    )
 
 
 def _stateful(loss_fn, params, optimizer, loss_state, validation_loss) -> Descent:
@@ -127,20 +133,27 @@ def _stateful(loss_fn, params, optimizer, loss_state, validation_loss) -> Descen
 
         (loss, (new_state, metrics)), grads = gradients.value_and_grad(loss_and_aux)(state.params)
         value_fn = lambda params: loss_and_aux(params)[0]  # noqa: E731
-        new_params, optimizer_state = _descend(optimizer, state, loss, grads, value_fn)
+        info = Info(loss, metrics)
+        new_params, optimizer_state = _descend(optimizer, state, info, grads, value_fn)
+        new_state = transforms.unless_skipped(new_state, state.state, optimizer_state)
         following = StatefulDescentState(new_params, optimizer_state, new_state, state.key, state.step + 1)
-        return following, Info(loss, metrics), ()
+        return following, transforms.reported(info, optimizer_state), ()
 
     def evaluation_loss(stateful, batch):
         if validation_loss is None:
             return loss_fn(stateful.params, stateful.state, batch, jax.random.key(0))[0]
         return validation_loss(stateful.params, stateful.state, batch)
 
-    return Descent(init, step, lambda state, growths: Stateful(state.params, state.state), evaluation_loss)
+    def read(state, growths):
+        return Stateful(transforms.evaluation_params(state.optimizer, state.params), state.state)
+
+    return Descent(init, step, read, evaluation_loss)
 
 
-def _descend(optimizer, state, loss, grads, value_fn):
-    updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params, value=loss, grad=grads, value_fn=value_fn)
+def _descend(optimizer, state, info, grads, value_fn):
+    told = {"value": info.loss, "grad": grads, "value_fn": value_fn}
+    told |= {name: value for name, value in info.metrics.items() if name == "weight"}
+    updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params, **told)
     return optax.apply_updates(state.params, updates), optimizer_state
 
 

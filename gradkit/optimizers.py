@@ -2,28 +2,47 @@
 
 ``g`` is the gradient at the parameters ``theta`` before the update, ``t = 1, 2, ...`` counts updates, moments start at
 zero unless said otherwise, squares and roots are taken element by element. Every argument may be a Python number, a
-traced value or a schedule, which is asked for its value at step ``t - 1``. Defaults are optax's. With Python numbers an
-optimizer follows optax's to the bit, but for adam, adamw and nadam, which agree with them to rounding: their bias corrections
-are more exact (``transforms.scale_by_adam``). Moments have the dtype of the parameters.
+traced value or a schedule, which is asked for its value at step ``t - 1``; one that is negative or not finite is a ValueError.
+Defaults are optax's. With Python numbers an optimizer follows optax's to the bit, but for those that correct a bias (adam, adamw,
+nadam, adamax, amsgrad), more exactly than optax's. A gradient must have the shape of its parameter, and of bfloat16 and float16
+parameters moments are float32 (``transforms.optimizer``).
 """
+
+import functools
 
 import optax
 
+from gradkit.checks import nonnegative
 from gradkit.schedules import Number, Schedule
-from gradkit.transforms import scale_by_adam, scale_by_learning_rate, scheduled
+from gradkit.transforms import optimizer, scale_by_adam, scale_by_adamax, scale_by_amsgrad, scale_by_learning_rate, scheduled
 
 NumberOrSchedule = Number | Schedule
 Optimizer = optax.GradientTransformation
 
-_trace = scheduled(optax.trace)
-_scale_by_rss = scheduled(optax.scale_by_rss)
-_scale_by_rms = scheduled(optax.scale_by_rms)
-_scale_by_adadelta = scheduled(optax.scale_by_adadelta)
-_scale_by_adam = scheduled(scale_by_adam)
-_scale_by_adamax = scheduled(optax.scale_by_adamax)
-_scale_by_amsgrad = scheduled(optax.scale_by_amsgrad)
-_scale_by_lion = scheduled(optax.scale_by_lion)
-_add_decayed_weights = scheduled(optax.add_decayed_weights)
+
+def _numbers(factory):
+    """Let what the factory takes be numbers that are not negative, traced values or schedules."""
+    make = scheduled(factory)
+
+    def checked(**numbers):
+        for name, value in numbers.items():
+            nonnegative(name, value, below=1.0 if name in ("b1", "b2") else float("inf"))
+        return make(**numbers)
+
+    return checked
+
+
+_trace = _numbers(lambda momentum: optax.trace(momentum))
+_trace_ahead = _numbers(lambda momentum: optax.trace(momentum, nesterov=True))
+_scale_by_rss = _numbers(optax.scale_by_rss)
+_scale_by_rms = _numbers(optax.scale_by_rms)
+_scale_by_adadelta = _numbers(optax.scale_by_adadelta)
+_scale_by_adam = _numbers(scale_by_adam)
+_scale_by_nadam = _numbers(functools.partial(scale_by_adam, nesterov=True))
+_scale_by_adamax = _numbers(scale_by_adamax)
+_scale_by_amsgrad = _numbers(scale_by_amsgrad)
+_scale_by_lion = _numbers(optax.scale_by_lion)
+_add_decayed_weights = _numbers(optax.add_decayed_weights)
 
 
 def gradient_descent(learning_rate: NumberOrSchedule) -> Optimizer:
@@ -32,14 +51,14 @@ def gradient_descent(learning_rate: NumberOrSchedule) -> Optimizer:
         theta -= learning_rate * g
 
     >>> import jax.numpy as jnp
-    >>> optimizer, theta = gradient_descent(0.5), jnp.array([4.0, -1.0])
-    >>> print(optimizer.update(2 * theta, optimizer.init(theta))[0])
+    >>> descent, theta = gradient_descent(0.5), jnp.array([4.0, -1.0])
+    >>> print(descent.update(2 * theta, descent.init(theta))[0])
     [-4.  1.]
 
     References:
         Cauchy, Méthode générale pour la résolution des systèmes d'équations simultanées, 1847
     """
-    return optax.chain(scale_by_learning_rate(learning_rate))
+    return optimizer(scale_by_learning_rate(learning_rate))
 
 
 def momentum(learning_rate: NumberOrSchedule, *, momentum: NumberOrSchedule = 0.9) -> Optimizer:
@@ -49,15 +68,15 @@ def momentum(learning_rate: NumberOrSchedule, *, momentum: NumberOrSchedule = 0.
         theta -= learning_rate * v
 
     >>> import jax.numpy as jnp
-    >>> optimizer, theta = momentum(0.5, momentum=0.9), jnp.array([4.0, -1.0])
-    >>> print(optimizer.update(2 * theta, optimizer.init(theta))[0])
+    >>> descent, theta = momentum(0.5, momentum=0.9), jnp.array([4.0, -1.0])
+    >>> print(descent.update(2 * theta, descent.init(theta))[0])
     [-4.  1.]
 
     References:
         Polyak, Some methods of speeding up the convergence of iteration methods, 1964:
         https://doi.org/10.1016/0041-5553(64)90137-5
     """
-    return optax.chain(_trace(decay=momentum), scale_by_learning_rate(learning_rate))
+    return optimizer(_trace(momentum=momentum), scale_by_learning_rate(learning_rate))
 
 
 def nesterov(learning_rate: NumberOrSchedule, *, momentum: NumberOrSchedule = 0.9) -> Optimizer:
@@ -67,15 +86,15 @@ def nesterov(learning_rate: NumberOrSchedule, *, momentum: NumberOrSchedule = 0.
         theta -= learning_rate * (g + momentum * v)
 
     >>> import jax.numpy as jnp
-    >>> optimizer, theta = nesterov(0.5, momentum=1.0), jnp.array([4.0, -1.0])
-    >>> print(optimizer.update(2 * theta, optimizer.init(theta))[0])
+    >>> descent, theta = nesterov(0.5, momentum=1.0), jnp.array([4.0, -1.0])
+    >>> print(descent.update(2 * theta, descent.init(theta))[0])
     [-8.  2.]
 
     References:
         Sutskever et al., On the importance of initialization and momentum, 2013:
         https://proceedings.mlr.press/v28/sutskever13.html
     """
-    return optax.chain(_trace(decay=momentum, nesterov=True), scale_by_learning_rate(learning_rate))
+    return optimizer(_trace_ahead(momentum=momentum), scale_by_learning_rate(learning_rate))
 
 
 def adagrad(
@@ -87,15 +106,15 @@ def adagrad(
         theta -= learning_rate * g / sqrt(n + eps)
 
     >>> import jax.numpy as jnp
-    >>> optimizer, theta = adagrad(0.5, initial_accumulator_value=0.0), jnp.array([4.0, -1.0])
-    >>> print(optimizer.update(2 * theta, optimizer.init(theta))[0])
+    >>> descent, theta = adagrad(0.5, initial_accumulator_value=0.0), jnp.array([4.0, -1.0])
+    >>> print(descent.update(2 * theta, descent.init(theta))[0])
     [-0.5  0.5]
 
     References:
         Duchi et al., Adaptive subgradient methods, 2011: https://jmlr.org/papers/v12/duchi11a.html
     """
     scale = _scale_by_rss(initial_accumulator_value=initial_accumulator_value, eps=eps)
-    return optax.chain(scale, scale_by_learning_rate(learning_rate))
+    return optimizer(scale, scale_by_learning_rate(learning_rate))
 
 
 def rmsprop(learning_rate: NumberOrSchedule, *, decay: NumberOrSchedule = 0.9, eps: NumberOrSchedule = 1e-8) -> Optimizer:
@@ -105,14 +124,14 @@ def rmsprop(learning_rate: NumberOrSchedule, *, decay: NumberOrSchedule = 0.9, e
         theta -= learning_rate * g / sqrt(n + eps)
 
     >>> import jax.numpy as jnp
-    >>> optimizer, theta = rmsprop(0.5, decay=0.75), jnp.array([4.0, -1.0])
-    >>> print(optimizer.update(2 * theta, optimizer.init(theta))[0])
+    >>> descent, theta = rmsprop(0.5, decay=0.75), jnp.array([4.0, -1.0])
+    >>> print(descent.update(2 * theta, descent.init(theta))[0])
     [-1.  1.]
 
     References:
         Tieleman and Hinton, Lecture 6.5, 2012: https://www.cs.toronto.edu/~tijmen/csc321/slides/lecture_slides_lec6.pdf
     """
-    return optax.chain(_scale_by_rms(decay=decay, eps=eps), scale_by_learning_rate(learning_rate))
+    return optimizer(_scale_by_rms(decay=decay, eps=eps), scale_by_learning_rate(learning_rate))
 
 
 def adadelta(learning_rate: NumberOrSchedule, *, rho: NumberOrSchedule = 0.9, eps: NumberOrSchedule = 1e-6) -> Optimizer:
@@ -126,14 +145,14 @@ def adadelta(learning_rate: NumberOrSchedule, *, rho: NumberOrSchedule = 0.9, ep
     The paper's learning rate is 1; ``optax.adadelta()`` without one climbs.
 
     >>> import jax.numpy as jnp
-    >>> optimizer, theta = adadelta(1.0, rho=0.75), jnp.array([4.0, -1.0])
-    >>> print(optimizer.update(2 * theta, optimizer.init(theta))[0])
+    >>> descent, theta = adadelta(1.0, rho=0.75), jnp.array([4.0, -1.0])
+    >>> print(descent.update(2 * theta, descent.init(theta))[0])
     [-0.002  0.002]
 
     References:
         Zeiler, ADADELTA, 2012: https://arxiv.org/abs/1212.5701
     """
-    return optax.chain(_scale_by_adadelta(rho=rho, eps=eps), scale_by_learning_rate(learning_rate))
+    return optimizer(_scale_by_adadelta(rho=rho, eps=eps), scale_by_learning_rate(learning_rate))
 
 
 def adam(
@@ -150,14 +169,14 @@ def adam(
         theta -= learning_rate * m / (1 - b1**t) / (sqrt(n / (1 - b2**t)) + eps)
 
     >>> import jax.numpy as jnp
-    >>> optimizer, theta = adam(0.5), jnp.array([4.0, -1.0])
-    >>> print(optimizer.update(2 * theta, optimizer.init(theta))[0].round(3))
+    >>> descent, theta = adam(0.5), jnp.array([4.0, -1.0])
+    >>> print(descent.update(2 * theta, descent.init(theta))[0].round(3))
     [-0.5  0.5]
 
     References:
         Kingma and Ba, Adam, 2015: https://arxiv.org/abs/1412.6980
     """
-    return optax.chain(_scale_by_adam(b1=b1, b2=b2, eps=eps), scale_by_learning_rate(learning_rate))
+    return optimizer(_scale_by_adam(b1=b1, b2=b2, eps=eps), scale_by_learning_rate(learning_rate))
 
 
 def adamw(
@@ -174,15 +193,15 @@ def adamw(
         theta -= learning_rate * (d + weight_decay * theta)
 
     >>> import jax.numpy as jnp
-    >>> optimizer, theta = adamw(0.5, weight_decay=0.5), jnp.array([4.0, -2.0])
-    >>> print(optimizer.update(2 * theta, optimizer.init(theta), theta)[0].round(1))
+    >>> descent, theta = adamw(0.5, weight_decay=0.5), jnp.array([4.0, -2.0])
+    >>> print(descent.update(2 * theta, descent.init(theta), theta)[0].round(1))
     [-1.5  1. ]
 
     References:
         Loshchilov and Hutter, Decoupled weight decay regularization, 2019: https://arxiv.org/abs/1711.05101
     """
     scale, decay = _scale_by_adam(b1=b1, b2=b2, eps=eps), _add_decayed_weights(weight_decay=weight_decay)
-    return optax.chain(scale, decay, scale_by_learning_rate(learning_rate))
+    return optimizer(scale, decay, scale_by_learning_rate(learning_rate))
 
 
 def nadam(
@@ -197,17 +216,15 @@ def nadam(
         d = b1 * m / (1 - b1**(t + 1)) + (1 - b1) * g / (1 - b1**t)
         theta -= learning_rate * d / (sqrt(n / (1 - b2**t)) + eps)
 
-    torch's and Keras's NAdam let ``b1`` warm up besides, each at its own pace.
-
     >>> import jax.numpy as jnp
-    >>> optimizer, theta = nadam(0.5, b1=0.0), jnp.array([4.0, -1.0])
-    >>> print(optimizer.update(2 * theta, optimizer.init(theta))[0].round(3))
+    >>> descent, theta = nadam(0.5, b1=0.0), jnp.array([4.0, -1.0])
+    >>> print(descent.update(2 * theta, descent.init(theta))[0].round(3))
     [-0.5  0.5]
 
     References:
         Dozat, Incorporating Nesterov momentum into Adam, 2016: https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ
     """
-    return optax.chain(_scale_by_adam(b1=b1, b2=b2, eps=eps, nesterov=True), scale_by_learning_rate(learning_rate))
+    return optimizer(_scale_by_nadam(b1=b1, b2=b2, eps=eps), scale_by_learning_rate(learning_rate))
 
 
 def adamax(
@@ -223,14 +240,14 @@ def adamax(
         theta -= learning_rate * m / (1 - b1**t) / u
 
     >>> import jax.numpy as jnp
-    >>> optimizer, theta = adamax(0.5), jnp.array([4.0, -1.0])
-    >>> print(optimizer.update(2 * theta, optimizer.init(theta))[0].round(3))
+    >>> descent, theta = adamax(0.5), jnp.array([4.0, -1.0])
+    >>> print(descent.update(2 * theta, descent.init(theta))[0].round(3))
     [-0.5  0.5]
 
     References:
         Kingma and Ba, Adam, section 7.1, 2015: https://arxiv.org/abs/1412.6980
     """
-    return optax.chain(_scale_by_adamax(b1=b1, b2=b2, eps=eps), scale_by_learning_rate(learning_rate))
+    return optimizer(_scale_by_adamax(b1=b1, b2=b2, eps=eps), scale_by_learning_rate(learning_rate))
 
 
 def amsgrad(
@@ -245,17 +262,15 @@ def amsgrad(
         x = max(x, n / (1 - b2**t))
         theta -= learning_rate * m / (1 - b1**t) / (sqrt(x) + eps)
 
-    The paper has no bias corrections; torch and Keras correct after the maximum.
-
     >>> import jax.numpy as jnp
-    >>> optimizer, theta = amsgrad(0.5), jnp.array([4.0, -1.0])
-    >>> print(optimizer.update(2 * theta, optimizer.init(theta))[0].round(3))
+    >>> descent, theta = amsgrad(0.5), jnp.array([4.0, -1.0])
+    >>> print(descent.update(2 * theta, descent.init(theta))[0].round(3))
     [-0.5  0.5]
 
     References:
         Reddi et al., On the convergence of Adam and beyond, 2018: https://arxiv.org/abs/1904.09237
     """
-    return optax.chain(_scale_by_amsgrad(b1=b1, b2=b2, eps=eps), scale_by_learning_rate(learning_rate))
+    return optimizer(_scale_by_amsgrad(b1=b1, b2=b2, eps=eps), scale_by_learning_rate(learning_rate))
 
 
 def lion(
@@ -272,12 +287,12 @@ def lion(
         theta -= learning_rate * (d + weight_decay * theta)
 
     >>> import jax.numpy as jnp
-    >>> optimizer, theta = lion(0.5, weight_decay=0.5), jnp.array([4.0, -1.0])
-    >>> print(optimizer.update(2 * theta, optimizer.init(theta), theta)[0])
+    >>> descent, theta = lion(0.5, weight_decay=0.5), jnp.array([4.0, -1.0])
+    >>> print(descent.update(2 * theta, descent.init(theta), theta)[0])
     [-1.5   0.75]
 
     References:
         Chen et al., Symbolic discovery of optimization algorithms, 2023: https://arxiv.org/abs/2302.06675
     """
     scale, decay = _scale_by_lion(b1=b1, b2=b2), _add_decayed_weights(weight_decay=weight_decay)
-    return optax.chain(scale, decay, scale_by_learning_rate(learning_rate))
+    return optimizer(scale, decay, scale_by_learning_rate(learning_rate))

@@ -28,8 +28,6 @@ def constant(value: Number) -> Schedule:
 def linear(start: Number, end: Number, steps: Number, *, begin: Number = 0) -> Schedule:
     """A straight line from ``start`` at step ``begin`` to ``end`` at step ``begin + steps``.
 
-    Equal to ``optax.linear_schedule``, save that zero steps give ``end``, where optax stays at ``start`` for ever.
-
     >>> schedule = linear(1.0, 0.0, 4)
     >>> [float(schedule(step)) for step in range(6)]
     [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
@@ -122,7 +120,7 @@ def inverse_time(start: Number, decay_rate: Number) -> Schedule:
 def inverse_sqrt(start: Number, steps: Number) -> Schedule:
     """``start / sqrt(1 + step / steps)``, which falls to half after three times ``steps``.
 
-    ``warmup(inverse_sqrt(peak, steps), steps)`` is the Transformer's: ``peak * sqrt(steps / step)`` after the warm-up.
+    ``warmup(inverse_sqrt(peak, steps), steps)`` is the Transformer's.
 
     >>> schedule = inverse_sqrt(1.0, 10)
     >>> [float(schedule(step)) for step in (0, 30, 150)]
@@ -137,8 +135,7 @@ def inverse_sqrt(start: Number, steps: Number) -> Schedule:
 def piecewise(values: Sequence[Number], boundaries: Sequence[Number]) -> Schedule:
     """``values[i + 1]`` from step ``boundaries[i]`` on.
 
-    Values are absolute, where ``optax.piecewise_constant_schedule`` takes factors; boundaries rise. The new value holds
-    at the boundary itself, as in optax and torch; Keras switches one step later.
+    Values are absolute, where ``optax.piecewise_constant_schedule`` takes factors; boundaries rise. Keras switches a step later.
 
     Raises:
         ValueError: The lengths do not fit.
@@ -233,8 +230,7 @@ def one_cycle(
 ) -> Schedule:
     """Half a cosine up from ``peak / div_factor``, half a cosine down to ``peak / div_factor / final_div_factor``.
 
-    Equal to ``optax.cosine_onecycle_schedule``: the peak is at step ``floor(pct_start * steps)``, the end at ``steps``.
-    torch's ``OneCycleLR`` has them at ``pct_start * steps - 1`` and ``steps - 1``.
+    Equal to ``optax.cosine_onecycle_schedule``; torch's has peak and end a step earlier, ``as_torch.one_cycle_lr``.
 
     >>> schedule = one_cycle(1.0, 10)
     >>> [round(float(schedule(step)), 3) for step in (0, 3, 10)]
@@ -257,8 +253,7 @@ def one_cycle(
 def warm_restarts(start: Number, steps: Number, *, mult: Number = 1, end: Number = 0.0) -> Schedule:
     """Half a cosine from ``start`` to ``end`` again and again, each ``mult >= 1`` times as long as the one before.
 
-    Cycle ``i`` has ``steps * mult**i`` steps and begins at ``steps * (mult**i - 1) / (mult - 1)``, to the nearest step.
-    Equal to ``optax.sgdr_schedule`` of cycles without warm-up, and to torch's ``CosineAnnealingWarmRestarts``.
+    Cycle ``i`` has ``steps * mult**i`` steps. Equal to ``optax.sgdr_schedule`` of cycles without warm-up.
 
     >>> schedule = warm_restarts(1.0, 2, mult=2)
     >>> [round(float(schedule(step)), 3) for step in range(7)]
@@ -268,16 +263,18 @@ def warm_restarts(start: Number, steps: Number, *, mult: Number = 1, end: Number
         Loshchilov and Hutter, SGDR, 2017: https://arxiv.org/abs/1608.03983
     """
 
-    def schedule(step):
-        is_growing = mult > 1
-        growth = jnp.where(is_growing, mult - 1, 1)
-        # Half a step later than asked, so that rounding cannot put a restart into the cycle before.
-        passed = _divide(step + 0.5, steps)
-        cycle = jnp.floor(jnp.where(is_growing, jnp.log1p(growth * passed) / jnp.log1p(growth), passed))
-        begin = jnp.where(is_growing, jnp.expm1(cycle * jnp.log1p(growth)) / growth, cycle) * steps
-        return _ease(start, end, _left(step - begin, steps * jnp.power(mult, cycle)))
+    return lambda step: _ease(start, end, restarts(step, steps, mult)[1])
 
-    return schedule
+
+def restarts(step: Number, steps: Number, mult: Number) -> tuple[Number, Number]:
+    """The cycle of :func:`warm_restarts` that a step is in, counted from 0, and the share of it that is still to go."""
+    is_growing = mult > 1
+    growth = jnp.where(is_growing, 1.0 * mult - 1, 1)
+    # Half a step later than asked, so that rounding cannot put a restart into the cycle before.
+    passed = _divide(step + 0.5, steps)
+    cycle = jnp.floor(jnp.where(is_growing, jnp.log1p(growth * passed) / jnp.log1p(growth), passed))
+    begin = jnp.where(is_growing, jnp.expm1(cycle * jnp.log1p(growth)) / growth, cycle) * steps
+    return cycle, _left(step - begin, steps * jnp.power(1.0 * mult, cycle))
 
 
 def _ease(start, end, left):

@@ -151,3 +151,9 @@ def test_rerunning_a_segment_repeats_its_bits():
     )  # fmt: skip
     assert same_bits([fit.params for fit in alone.fits[:4]], [fit.params for fit in struck.fits[:4]])
     assert same_bits(alone[4].history["loss"][:137], struck[4].history["loss"][:137])
+
+
+def test_losses_close_to_the_largest_number_are_told_without_a_warning():
+    make = lambda h: gk.descent(lambda x, batch: 3e38 + 0 * x, jnp.zeros(()), optax.sgd(h.learning_rate))  # noqa: E731
+    (fit,) = gk.sweep(make, jnp.zeros((4, 1)), gk.grid(learning_rate=[0.1]), steps=3, progress=False)
+    assert fit.status == gk.Status.FINISHED and np.isfinite(fit.losses).all()

@@ -51,6 +51,54 @@ def scale_by_adam(b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-8, *, nesterov: 
     return optax.GradientTransformation(init, update)
 
 
+def scale_by_adamax(b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-8) -> optax.GradientTransformation:
+    """Momentum, freed of its bias as exactly as in :func:`scale_by_adam`, over the fading largest gradient.
+
+    >>> direction = scale_by_adamax()
+    >>> updates, _ = direction.update(jnp.array([4.0, -1.0]), direction.init(jnp.zeros(2)))
+    >>> print(updates.round(3))
+    [ 1. -1.]
+
+    References:
+        Kingma and Ba, Adam, section 7.1, 2015: https://arxiv.org/abs/1412.6980
+    """
+
+    def update(updates, state, params=None):
+        del params
+        count = optax.safe_increment(state.count)
+        mu = optax.tree.update_moment(updates, state.mu, b1, 1)
+        nu = optax.tree.update_infinity_moment(updates, state.nu, b2, eps)
+        first = 1 / bias_correction(b1, count)
+        return jax.tree.map(lambda m, n: first * m / n, mu, nu), optax.ScaleByAdamState(count, mu, nu)
+
+    return optax.GradientTransformation(optax.scale_by_adamax().init, update)
+
+
+def scale_by_amsgrad(b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-8) -> optax.GradientTransformation:
+    """Momentum over the largest RMS so far, both freed of their bias as exactly as in :func:`scale_by_adam`.
+
+    >>> direction = scale_by_amsgrad()
+    >>> updates, _ = direction.update(jnp.array([4.0, -1.0]), direction.init(jnp.zeros(2)))
+    >>> print(updates.round(3))
+    [ 1. -1.]
+
+    References:
+        Reddi et al., On the convergence of Adam and beyond, 2018: https://arxiv.org/abs/1904.09237
+    """
+
+    def update(updates, state, params=None):
+        del params
+        count = optax.safe_increment(state.count)
+        mu = optax.tree.update_moment(updates, state.mu, b1, 1)
+        nu = optax.tree.update_moment_per_elem_norm(updates, state.nu, b2, 2)
+        first, second = 1 / bias_correction(b1, count), 1 / bias_correction(b2, count)
+        nu_max = jax.tree.map(lambda x, n: jnp.maximum(x, second * n), state.nu_max, nu)
+        directions = jax.tree.map(lambda m, x: first * m / (jnp.sqrt(x) + eps), mu, nu_max)
+        return directions, optax.ScaleByAmsgradState(count, mu, nu, nu_max)
+
+    return optax.GradientTransformation(optax.scale_by_amsgrad().init, update)
+
+
 def bias_correction(decay: Any, count: jax.Array) -> jax.Array:
     """``1 - decay**count`` without cancellation, weakly typed.
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gradkit.checks import Described, refuse, require
+from gradkit.checks import Described, nonnegative, refuse, require
 from gradkit.contracts import is_number
 
 
@@ -48,18 +48,30 @@ def scheduled(factory: Callable[..., optax.GradientTransformation]) -> Callable[
     """
 
     def make(**arguments):
-        schedules = {name: value for name, value in arguments.items() if callable(value)}
-        numbers = {name: _weak(name, value) for name, value in arguments.items() if name not in schedules}
-        if not schedules:
-            return factory(**numbers)
-
-        def at(count):
-            values = {name: _weak(name, schedule(count)) for name, schedule in schedules.items()}
-            return optax.with_extra_args_support(factory(**numbers, **values))
-
-        return _remade(at)
+        if not any(map(callable, arguments.values())):
+            return factory(**{name: _weak(name, value) for name, value in arguments.items()})
+        at = values_at(arguments)
+        return _remade(lambda count: optax.with_extra_args_support(factory(**at(count))))
 
     return make
+
+
+def values_at(numbers: dict[str, Any]) -> Callable[[jax.Array], dict[str, Any]]:
+    """``count -> values``: schedules asked with the count, other numbers as they are; arrays become weakly typed scalars.
+
+    Raises:
+        ValueError: A number has a shape.
+
+    >>> values_at({"momentum": 0.9, "rate": lambda step: 0.1 * step})(2)
+    {'momentum': 0.9, 'rate': 0.2}
+    """
+    constants = {name: _weak(name, value) for name, value in numbers.items() if not callable(value)}
+    schedules = {name: value for name, value in numbers.items() if callable(value)}
+
+    def at(count):
+        return constants | {name: _weak(name, schedule(count)) for name, schedule in schedules.items()}
+
+    return at
 
 
 def scale_by_learning_rate(learning_rate: Any) -> optax.GradientTransformation:
@@ -69,7 +81,7 @@ def scale_by_learning_rate(learning_rate: Any) -> optax.GradientTransformation:
 
     Raises:
         TypeError: The rate is neither a number nor a schedule.
-        ValueError: The rate has a shape.
+        ValueError: The rate has a shape, is negative or not finite.
 
     >>> descend = scale_by_learning_rate(0.5)
     >>> updates, _ = descend.update(jnp.array([2.0, -4.0]), descend.init(None))
@@ -81,7 +93,7 @@ def scale_by_learning_rate(learning_rate: Any) -> optax.GradientTransformation:
     if not is_number(learning_rate):
         rule, remedy = "be a number, a traced value or a schedule", "Give a rate, such as 1e-3."
         refuse("learning_rate", rule, learning_rate, remedy, error=TypeError)
-    return optax.scale_by_learning_rate(_weak("learning_rate", learning_rate))
+    return optax.scale_by_learning_rate(_weak("learning_rate", nonnegative("learning_rate", learning_rate)))
 
 
 def _remade(at: Callable[[jax.Array], optax.GradientTransformationExtraArgs]) -> optax.GradientTransformationExtraArgs:
