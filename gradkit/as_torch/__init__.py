@@ -1,0 +1,34 @@
+"""Recipes as PyTorch writes them: its class names in snake case, its arguments and defaults, its trajectories."""
+
+from gradkit.as_torch.adams import adam as adam
+from gradkit.as_torch.adams import adamax as adamax
+from gradkit.as_torch.adams import adamw as adamw
+from gradkit.as_torch.adams import nadam as nadam
+from gradkit.as_torch.adams import radam as radam
+from gradkit.as_torch.clipping import clip_grad_norm as clip_grad_norm
+from gradkit.as_torch.clipping import clip_grad_value as clip_grad_value
+from gradkit.as_torch.cycles import cyclic_lr as cyclic_lr
+from gradkit.as_torch.cycles import cyclic_momentum as cyclic_momentum
+from gradkit.as_torch.cycles import one_cycle_lr as one_cycle_lr
+from gradkit.as_torch.cycles import one_cycle_momentum as one_cycle_momentum
+from gradkit.as_torch.muon import muon as muon
+from gradkit.as_torch.optimizers import adadelta as adadelta
+from gradkit.as_torch.optimizers import adagrad as adagrad
+from gradkit.as_torch.optimizers import rmsprop as rmsprop
+from gradkit.as_torch.optimizers import rprop as rprop
+from gradkit.as_torch.optimizers import sgd as sgd
+from gradkit.as_torch.plateaus import ReduceLROnPlateauState as ReduceLROnPlateauState
+from gradkit.as_torch.plateaus import reduce_lr_on_plateau as reduce_lr_on_plateau
+from gradkit.as_torch.schedulers import Scheduler as Scheduler
+from gradkit.as_torch.schedulers import chained_scheduler as chained_scheduler
+from gradkit.as_torch.schedulers import constant_lr as constant_lr
+from gradkit.as_torch.schedulers import cosine_annealing_lr as cosine_annealing_lr
+from gradkit.as_torch.schedulers import cosine_annealing_warm_restarts as cosine_annealing_warm_restarts
+from gradkit.as_torch.schedulers import exponential_lr as exponential_lr
+from gradkit.as_torch.schedulers import lambda_lr as lambda_lr
+from gradkit.as_torch.schedulers import linear_lr as linear_lr
+from gradkit.as_torch.schedulers import multi_step_lr as multi_step_lr
+from gradkit.as_torch.schedulers import multiplicative_lr as multiplicative_lr
+from gradkit.as_torch.schedulers import polynomial_lr as polynomial_lr
+from gradkit.as_torch.schedulers import sequential_lr as sequential_lr
+from gradkit.as_torch.schedulers import step_lr as step_lr
