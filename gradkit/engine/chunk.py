@@ -173,7 +173,7 @@ def _without_rows_after(infos: Info, made: np.ndarray) -> Info:
 def _count(chunk: Chunk, was_live, losses, made, tally: Tally):
     """Tell the tally of the steps made and of the lowest loss at the end of the segment."""
     status = chunk.run.ledger.status[chunk.members]
-    ends = losses.mean(0)[was_live & (status != Status.DIVERGED)]
+    ends = losses.mean(0, dtype=np.float64)[was_live & (status != Status.DIVERGED)]
     if chunk.run.validation is not None:
         evaluations = (chunk.run.ledger.evaluations[member] for member in chunk.members[was_live])
         ends = np.array([entries[-1][1]["validation_loss"] for entries in evaluations])
