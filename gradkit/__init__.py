@@ -3,7 +3,7 @@
 Flow: losses -> objective -> gradients -> transforms/optimizers -> descents -> engine -> fit, sweep -> results.
 """
 
-from gradkit import boosting, data, gradients, keys, losses, models, optimizers, schedules, transforms
+from gradkit import as_keras, as_torch, boosting, data, gradients, keys, losses, models, optimizers, schedules, transforms
 from gradkit.contracts import Descent, Hyper, Info, Source, Status
 from gradkit.data import drawn, stream
 from gradkit.descents import Stateful, descent
@@ -29,9 +29,9 @@ from gradkit.unrolls import unroll
 
 __all__ = [
     "Best", "Descent", "Fit", "Halving", "Hyper", "Info", "Objective", "Plan", "Source", "Space", "Stateful", "Status", "Sweep",
-    "boosting", "choice", "data", "descent", "drawn", "fit", "geomspace", "gradients", "grid", "keys", "linspace", "log_uniform",
-    "losses", "models", "objective", "optimizers", "plan", "sample", "schedules", "static", "stream", "sweep", "transforms",
-    "uniform", "unroll", "zipped",
+    "as_keras", "as_torch", "boosting", "choice", "data", "descent", "drawn", "fit", "geomspace", "gradients", "grid", "keys",
+    "linspace", "log_uniform", "losses", "models", "objective", "optimizers", "plan", "sample", "schedules", "static", "stream",
+    "sweep", "transforms", "uniform", "unroll", "zipped",
 ]  # fmt: skip
 
 

@@ -14,11 +14,11 @@ ORDER = [
     "keys",
     "data gradients losses schedules spaces",
     "transforms",
-    "optimizers",
+    "as_keras as_torch optimizers",
     "boosting descents unrolls",
     "engine models report",
     "results",
-    "fits sweeps",
+    "fits minima sweeps",
     "interop",
 ]
 RANKS = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms.split()}

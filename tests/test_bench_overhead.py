@@ -24,6 +24,7 @@ def written(tmp_path_factory):
     return status, told, {name: pd.read_csv(output / f"{name}.csv") for name in ("engine", "imports", "first_results")}
 
 
+@pytest.mark.long
 def test_every_claim_is_told_and_decides_the_status(written):
     status, claims, _ = written
     assert len(claims) == 3
@@ -31,6 +32,7 @@ def test_every_claim_is_told_and_decides_the_status(written):
     assert all(name in claims[0].measured for name in (SWEEP, WATCHED, FIT))
 
 
+@pytest.mark.long
 def test_fixed_cost_and_steps_add_up_to_the_time(written):
     engine = written[2]["engine"]
     assert len(engine) == 5
@@ -40,6 +42,7 @@ def test_fixed_cost_and_steps_add_up_to_the_time(written):
     assert len(bare) == 2 and (bare[["overhead", "low", "high"]] == 0).all(axis=None)
 
 
+@pytest.mark.long
 def test_only_the_first_of_two_processes_finds_no_programs(written):
     results = written[2]["first_results"].set_index("folder")
     assert results.loc["empty", "compiled anew"] == results.loc["empty", "programs"] > 10

@@ -101,6 +101,7 @@ def other():
     process.close()
 
 
+@pytest.mark.long
 def test_host_devices_in_another_process_make_the_same_steps_until_it_ends(other):
     other.use(name="tiny", optimizer="gradkit", members=4)
     assert other.probe(width=2, threads=2, seconds=0.01)["rate"] > 0
@@ -213,6 +214,7 @@ def small_run(tmp_path_factory):
     return status, folder, claims
 
 
+@pytest.mark.long
 def test_all_ways_compute_the_same_and_only_what_ran_is_judged(small_run):
     _, _, claims = small_run
     assert claims[0].held and claims[0].measured.startswith("tiny ")
@@ -220,6 +222,7 @@ def test_all_ways_compute_the_same_and_only_what_ran_is_judged(small_run):
     assert len(claims) == 4
 
 
+@pytest.mark.long
 def test_a_run_writes_its_tables_and_its_figure(small_run):
     status, folder, _ = small_run
     assert status == 1, "what is told decides"

@@ -22,6 +22,7 @@ Classifier = functools.partial(gk.sklearn.GradientBoostingClassifier, **DEFAULTS
 Regressor = functools.partial(gk.sklearn.GradientBoostingRegressor, **DEFAULTS)
 
 
+pytestmark = pytest.mark.long
 NARROW = pytest.mark.xfail(
     strict=True, reason="196, as scikit-learn's; LightGBM's 192.8 hangs on its bins of at least 3 examples: 240 without"
 )
