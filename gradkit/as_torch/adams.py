@@ -159,11 +159,11 @@ def nadam(
 
         mu, mu_next = momentum_at(t), momentum_at(t + 1)
         product = product * jnp.asarray(mu, jnp.float32)
-        passed = product.astype(g.dtype)
+        passed = product.astype(jnp.result_type(mu))
+        first, second = h.lr * (1 - mu) / (1 - passed), h.lr * mu_next / (1 - passed * mu_next)
         m, n = moments(h, g, m, n)
         root = jnp.sqrt(n / bias_correction(h.beta2, t)) + h.eps
-        first = h.lr * (1 - mu) / (1 - passed) * g / root
-        return theta - first - h.lr * mu_next / (1 - passed * mu_next) * m / root - theta, m, n, product
+        return theta - first.astype(g.dtype) * g / root - second.astype(g.dtype) * m / root - theta, m, n, product
 
     beta1, beta2 = pair("betas", betas)
     return recipe(

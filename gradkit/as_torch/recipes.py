@@ -40,10 +40,11 @@ def recipe(
         g = -g if maximize else g
         if is_decaying and not is_decoupled:
             g = g + h.weight_decay * theta
-        update, *memory = rule(h, t, theta, g, *memory)
+        decayed = theta
         if is_decaying and is_decoupled:
-            update = rounded(h, theta * (1 - h.lr * h.weight_decay)) + update - theta
-        return update, *memory
+            decayed = rounded(h, theta * (1 - h.lr * h.weight_decay))
+        update, *memory = rule(h, t, decayed, g, *memory)
+        return decayed + update - theta if is_decoupled else update, *memory
 
     return by_rule(whole_rule, start, numbers, unused=unused)
 
