@@ -11,6 +11,7 @@ from gradkit.engine.halving import Halving
 from gradkit.engine.plan import Plan
 from gradkit.fits import fit
 from gradkit.losses import Objective, objective
+from gradkit.minima import Minima, Minimum, MinimumStatus, minimize
 from gradkit.results import Best, Fit, Sweep
 from gradkit.spaces import (
     Space,
@@ -28,10 +29,10 @@ from gradkit.sweeps import plan, sweep
 from gradkit.unrolls import unroll
 
 __all__ = [
-    "Best", "Descent", "Fit", "Halving", "Hyper", "Info", "Objective", "Plan", "Source", "Space", "Stateful", "Status", "Sweep",
-    "as_keras", "as_torch", "boosting", "choice", "data", "descent", "drawn", "fit", "geomspace", "gradients", "grid", "keys",
-    "linspace", "log_uniform", "losses", "models", "objective", "optimizers", "plan", "sample", "schedules", "static", "stream",
-    "sweep", "transforms", "uniform", "unroll", "zipped",
+    "Best", "Descent", "Fit", "Halving", "Hyper", "Info", "Minima", "Minimum", "MinimumStatus", "Objective", "Plan", "Source",
+    "Space", "Stateful", "Status", "Sweep", "as_keras", "as_torch", "boosting", "choice", "data", "descent", "drawn", "fit",
+    "geomspace", "gradients", "grid", "keys", "linspace", "log_uniform", "losses", "minimize", "models", "objective",
+    "optimizers", "plan", "sample", "schedules", "static", "stream", "sweep", "transforms", "uniform", "unroll", "zipped",
 ]  # fmt: skip
 
 

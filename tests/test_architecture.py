@@ -22,7 +22,12 @@ ORDER = [
     "interop",
 ]
 RANKS = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms.split()}
-COMPILING = {"engine/segment.py", "gradients/lines.py", "boosting/prediction.py"}  # jax.jit stands here only
+COMPILING = {
+    "engine/segment.py",
+    "gradients/lines.py",
+    "boosting/prediction.py",
+    "minima/minimization.py",
+}  # jax.jit stands here only
 LAZY = {"interop/estimators.py"}  # imported when asked for: may import what only it needs
 SETTING = {"engine/compilation.py"}  # jax's settings change here only, and are put back
 PRINTING = {"engine/progress.py"}
@@ -128,7 +133,8 @@ def test_the_binding_names_exist():
     for module, names in expected.items():
         assert all(hasattr(getattr(gk, module), name) for name in names.split())
     top = (
-        "objective descent grid zipped sample geomspace linspace log_uniform uniform choice static unroll fit sweep drawn stream"
+        "objective descent grid zipped sample geomspace linspace log_uniform uniform choice static unroll fit sweep drawn stream "
+        "minimize"
     )
     assert all(hasattr(gk, name) for name in top.split())
     assert gk.Descent._fields == ("init", "step", "params", "loss")

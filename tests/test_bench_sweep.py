@@ -33,6 +33,7 @@ def products(jaxpr):
     return total
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_what_gradkit_trains_is_what_the_expert_wrote(name):
     case = cases.build(name)
@@ -77,6 +78,7 @@ def own(resnet):
     return contenders.gradkit(resnet, 100.0, 0.02).run()
 
 
+@pytest.mark.long
 def test_the_plain_version_makes_the_same_steps(resnet, own):
     outcome = contenders.plain(PLAIN, resnet, 100.0, 0.02).run()
     assert outcome.losses.shape == own.losses.shape == (5, 4)

@@ -116,6 +116,7 @@ def check_all(by):
     print("equal")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("by", sharding.WAYS)
 def test_several_devices_grow_the_tree_of_one_to_the_bit(by):
     path = os.pathsep.join([str(pathlib.Path(gk.__file__).parents[1]), str(pathlib.Path(__file__).parent)])

@@ -26,6 +26,7 @@ def known_to_fail(estimator):
     return PER_ESTIMATOR_XFAIL_CHECKS.get(HistGradientBoostingClassifier, {}) if is_classifier else {}
 
 
+@pytest.mark.long
 @parametrize_with_checks(ESTIMATORS, expected_failed_checks=known_to_fail)
 def test_scikit_learns_own_checks_pass(estimator, check):
     check(estimator)

@@ -1,0 +1,176 @@
+"""The front door: a function and a start flow in; a :class:`Minimum` flows out. A search goes down until its steps are small, the
+curvature there says whether that is a minimum; if not yet, Newton's step is tried and the search goes on."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from gradkit.checks import Described, require, whole_number
+from gradkit.gradients import hvp
+from gradkit.minima.curvatures import curvature, num_directions
+from gradkit.minima.outcomes import Minimum, MinimumStatus
+from gradkit.minima.searches import descend, lbfgs, least_squares, relative
+from gradkit.trees import is_inexact, leaf_names
+
+
+def minimize(
+    fn: Callable,
+    x0: Any,
+    *,
+    optimizer: Any = None,
+    residuals: bool = False,
+    escape_saddles: bool = False,
+    tolerance: Any = 1e-6,
+    max_steps: int = 2000,
+    args: tuple = (),
+) -> Minimum:
+    """Minimize a smooth function, all of it at every step, and say honestly how that ended.
+
+    L-BFGS with a line search, or with ``residuals=True`` Levenberg-Marquardt, goes down until its steps are small. There the
+    Hessian is looked at: with all its eigenvalues in up to 64 parameters, on 64 directions in more. *Converged* means that
+    Newton's step is relatively smaller than ``tolerance`` in every coordinate, that the decrease it promises is smaller than
+    ``tolerance**2`` of the value and of what was gained, and that no curvature is negative. Otherwise Newton's step is made if it
+    lowers the value, and the search goes on. All of it is traced: under ``jit``, and under ``vmap`` for many starts, whose
+    different minima ``.distinct()`` lists.
+
+    Not for losses that are sampled (see :func:`gradkit.fit`), and not for kinks: second derivatives are used.
+
+    Args:
+        fn: ``(x, *args) -> scalar``; with ``residuals=True`` ``(x, *args) -> residuals``, a pytree of arrays, of which half the
+            sum of squares is minimized. The same function object is compiled once.
+        x0: Where to start, a pytree of floating arrays. Best in float64: float32 knows a minimum to about 1e-4.
+        optimizer: A gradient transformation instead of L-BFGS; one with a line search gets ``value``, ``grad`` and ``value_fn``.
+        residuals: Static.
+        escape_saddles: At a saddle, step along the direction that curves down most, and go on. Static.
+        tolerance: Relative; not finer than the square root of the dtype's precision.
+        max_steps: Of the search; looked at between searches by Levenberg-Marquardt. Static.
+        args: Traced.
+
+    Raises:
+        ValueError: ``fn`` does not return a scalar, ``x0`` is empty, ``optimizer`` is given with ``residuals``, a number is out
+            of its range.
+        TypeError: ``x0`` has leaves that are not floating; ``fn`` has no hash.
+
+    >>> def banana(x, a):
+    ...     return (1 - x[0]) ** 2 + a * (x[1] - x[0] ** 2) ** 2
+    >>> found = minimize(banana, jnp.array([-1.2, 1.0]), args=(100.0,))
+    >>> print(MinimumStatus(int(found.status)).name)
+    CONVERGED
+
+    References:
+        Nocedal and Wright (2006), Numerical Optimization, chapters 3, 7, 10. https://doi.org/10.1007/978-0-387-40065-5
+        Dauphin et al. (2014), the saddle-free Newton step. https://arxiv.org/abs/1406.2572
+        Optimistix, whose Levenberg-Marquardt this is. https://docs.kidger.site/optimistix
+    """
+    leaves = jax.tree.leaves(x0)
+    require(leaves, "x0", "have at least one array", x0, "Give the parameters to start from.")
+    for name, leaf in zip(leaf_names(x0, "x0"), leaves):
+        require(is_inexact(leaf), "x0", "be floating", Described(f"{jnp.result_type(leaf)} at {name}"),
+                "Write 1.0 for 1, or convert it.", error=TypeError)  # fmt: skip
+    is_known = isinstance(tolerance, (int, float))
+    require(not is_known or 0 < tolerance < 1, "tolerance", "be above 0 and below 1", tolerance, "1e-6 asks for six digits.")
+    require(optimizer is None or not residuals, "optimizer", "be left out where `residuals` is True", optimizer,
+            "Levenberg-Marquardt is the optimizer of residuals; or minimize half their sum of squares.")  # fmt: skip
+    max_steps = whole_number("max_steps", max_steps, at_least=1, remedy="Say how many steps the search may make.")
+    for name, value in (("fn", fn), ("optimizer", optimizer)):
+        _require_hash(name, value)
+    x0 = jax.tree.map(jnp.asarray, x0)
+    _require_outputs(fn, x0, args, residuals)
+    return _minimize(fn, x0, args, tolerance, optimizer, residuals, escape_saddles, max_steps)
+
+
+def _require_hash(name: str, value: Any):
+    try:
+        hash(value)
+    except TypeError:
+        require(False, name, "have a hash", value, "Hand over a function, or freeze the dataclass.", error=TypeError)
+
+
+def _require_outputs(fn: Callable, x0: Any, args: tuple, residuals: bool):
+    outputs = jax.tree.leaves(jax.eval_shape(fn, x0, *args))
+    shapes = Described(", ".join(f"{leaf.dtype}{list(leaf.shape)}" for leaf in outputs) or "nothing")
+    if residuals:
+        is_right = outputs and all(is_inexact(leaf) for leaf in outputs)
+        require(is_right, "fn", "return floating residuals", shapes, "Return prediction - target.")
+    else:
+        is_right = len(outputs) == 1 and outputs[0].shape == () and is_inexact(outputs[0])
+        require(is_right, "fn", "return one floating scalar", shapes, "Return a sum or a mean; or pass residuals=True.")
+
+
+class _Walk(NamedTuple):
+    minimum: Minimum
+    small: jax.Array
+    start: jax.Array
+    was_stuck: jax.Array
+
+
+@partial(jax.jit, static_argnums=(0, 4, 5, 6, 7))
+def _minimize(fn, x0, args, tolerance, optimizer, residuals, escape_saddles, max_steps) -> Minimum:
+    def value_fn(x):
+        if residuals:
+            return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(fn(x, *args))) / 2
+        return fn(x, *args)
+
+    flat0, unravel = ravel_pytree(x0)
+    eps = jnp.finfo(flat0.dtype).eps
+    tolerance = jnp.maximum(jnp.asarray(tolerance, flat0.dtype), eps**0.5)
+    floor = tolerance
+    # in a curved valley the steps of Levenberg-Marquardt are short long before its end
+    first = tolerance**1.5 if residuals else tolerance**0.5
+    if residuals:
+        search = least_squares(lambda x: fn(x, *args), floor, max_steps)
+    else:
+        search = descend(value_fn, optimizer or lbfgs(), floor)
+    value_and_grad = jax.value_and_grad(lambda flat: value_fn(unravel(flat)))
+    product_fn = hvp(lambda flat, _: value_fn(unravel(flat)))
+
+    def look(walk: _Walk) -> _Walk:
+        last = walk.minimum
+        found = search(last.params, walk.small, max_steps - last.num_steps)
+        flat = ravel_pytree(found.params)[0]
+        value, grad = value_and_grad(flat)
+        bend = curvature(lambda vector: product_fn(flat, None, vector), grad)
+        is_finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(grad)) & jnp.all(jnp.isfinite(bend.step))
+        gained = jnp.abs(value) + jnp.abs(walk.start - value)
+        error = relative(bend.step, flat, floor)
+        is_still = (error <= tolerance) & (bend.decrease <= tolerance**2 * gained)
+        is_saddle = is_still & bend.is_negative
+
+        away = jnp.sqrt(jnp.maximum(tolerance**0.5 * gained, eps)) * bend.downward
+        step = jnp.where(is_saddle & escape_saddles, away, bend.step)
+        moved = flat + step
+        lower = value_fn(unravel(moved))
+        is_lower = lower <= value - 0.1 * bend.decrease + 4 * eps * jnp.abs(value)
+        is_escaping = is_saddle & is_lower & escape_saddles
+        is_stuck = found.is_stuck & ~(is_lower & (lower < value))
+        num_steps = last.num_steps + found.num_steps
+        Status = MinimumStatus
+        status = jnp.select(
+            [~is_finite, is_escaping, is_saddle, is_still, num_steps >= max_steps, is_stuck & walk.was_stuck],
+            [Status.NOT_FINITE, Status.RUNNING, Status.SADDLE, Status.CONVERGED, Status.LIMIT, Status.LINE_SEARCH_FAILED],
+            Status.RUNNING,
+        )
+        goes_on = is_lower & ((status == Status.RUNNING) | (status == Status.CONVERGED))
+        new = Minimum(
+            params=unravel(jnp.where(goes_on, moved, flat)),
+            value=jnp.where(goes_on, lower, value),
+            status=status.astype(jnp.int32),
+            error=error,
+            curvature=bend.lowest,
+            num_steps=num_steps + goes_on,
+            num_evaluations=last.num_evaluations + found.num_evaluations + 2,
+            num_products=last.num_products + num_directions(flat.size),
+        )
+        small = jnp.where(is_escaping, first, jnp.maximum(walk.small / 10, 1e-4 * first))
+        return _Walk(new, small, walk.start, is_stuck)
+
+    start = value_fn(x0)
+    zero = jnp.zeros((), jnp.int32)
+    infinite = jnp.asarray(jnp.inf, flat0.dtype)
+    minimum = Minimum(x0, start, zero + int(MinimumStatus.RUNNING), infinite, -infinite, zero, zero + 1, zero)
+    walk = _Walk(minimum, first, start, jnp.asarray(False))
+    return jax.lax.while_loop(lambda walk: walk.minimum.status == MinimumStatus.RUNNING, look, walk).minimum

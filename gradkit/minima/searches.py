@@ -1,0 +1,86 @@
+"""A function and a point flow in; a lower point from which steps have become small flows out. Two ways: any chain of gradient
+transformations, and Levenberg-Marquardt for sums of squares."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+class Search(NamedTuple):
+    """Where a search stands: parameters, whether no step lowers the value, steps made, evaluations."""
+
+    params: Any
+    is_stuck: jax.Array
+    num_steps: jax.Array
+    num_evaluations: jax.Array
+
+
+class _Point(NamedTuple):
+    params: Any
+    value: jax.Array
+    grads: Any
+
+
+def lbfgs() -> optax.GradientTransformationExtraArgs:
+    """L-BFGS whose line search demands a decrease."""
+    return optax.lbfgs(linesearch=optax.scale_by_zoom_linesearch(max_linesearch_steps=30, approx_dec_rtol=None))
+
+
+def relative(step: jax.Array, x: jax.Array, floor: Any) -> jax.Array:
+    """The largest relative length of a step in any coordinate; coordinates below ``floor`` count as ``floor``."""
+    return jnp.max(jnp.abs(step) / jnp.maximum(jnp.abs(x), floor))
+
+
+def relative_tree(step: Any, params: Any, floor: Any) -> jax.Array:
+    """:func:`relative` over all leaves."""
+    return jnp.max(jnp.stack(jax.tree.leaves(jax.tree.map(lambda a, b: relative(a, b, floor), step, params))))
+
+
+def descend(value_fn: Callable, optimizer: Any, floor: Any) -> Callable:
+    """``(params, small, most_steps) -> Search`` by an optimizer, until its steps are relatively smaller than ``small``.
+
+    One with a line search is stuck where its step does not lower the value, any other where the value is not finite; neither
+    step is made.
+    """
+    value_and_grad = jax.value_and_grad(value_fn)
+
+    def step(carry):
+        at, state, found, _ = carry
+        updates, state = optimizer.update(at.grads, state, at.params, value=at.value, grad=at.grads, value_fn=value_fn)
+        params = optax.apply_updates(at.params, updates)
+        new = _Point(params, *value_and_grad(params))
+        trials = optax.tree.get(state, "num_linesearch_steps")
+        is_bad = ~jnp.isfinite(new.value) if trials is None else ~(new.value < at.value)
+        new = jax.tree.map(lambda a, b: jnp.where(is_bad, a, b), at, new)
+        count = found.num_evaluations + 1 + jnp.int32(0 if trials is None else trials)
+        return new, state, Search(new.params, is_bad, found.num_steps + 1, count), relative_tree(updates, params, floor)
+
+    def search(params, small, most_steps):
+        def goes_on(carry):
+            _, _, found, size = carry
+            return ~found.is_stuck & (found.num_steps < most_steps) & (size > small)
+
+        at = _Point(params, *value_and_grad(params))
+        found = Search(params, ~jnp.isfinite(at.value), jnp.int32(0), jnp.int32(1))
+        return jax.lax.while_loop(goes_on, step, (at, optimizer.init(params), found, jnp.full_like(at.value, jnp.inf)))[2]
+
+    return search
+
+
+def least_squares(residual_fn: Callable, floor: Any, max_steps: int) -> Callable:
+    """``(params, small, most_steps) -> Search`` by Levenberg-Marquardt, until its steps are relatively smaller than ``small``."""
+    import optimistix
+
+    def search(params, small, most_steps):
+        del most_steps
+        solver = optimistix.LevenbergMarquardt(rtol=small, atol=small * floor)
+        solution = optimistix.least_squares(
+            lambda params, _: residual_fn(params), solver, params, max_steps=max_steps, throw=False,
+        )  # fmt: skip
+        count = solution.stats["num_steps"].astype(jnp.int32)
+        return Search(solution.value, solution.result != optimistix.RESULTS.successful, count, count + 1)
+
+    return search
