@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from nist import MODELS, digits, read
 
 import gradkit as gk
+from experiments.bench.nist import MODELS, digits, read
 from gradkit import MinimumStatus as Status
 
 ENDLESS = {Status.LIMIT, Status.NOT_FINITE, Status.LINE_SEARCH_FAILED}
