@@ -7,6 +7,8 @@ from experiments.bench import boosting as bench
 from experiments.bench.boosters import Size
 from experiments.bench.boosting_probe import ask
 
+pytestmark = pytest.mark.long
+
 SMALL = ["--rows", "2000", "--features", "5", "--trees", "8", "--depth", "3", "--members", "2", "--repeats", "1"]
 
 

@@ -12,6 +12,8 @@ import experiments.bench
 from experiments.bench import halving as bench
 from gradkit import folders
 
+pytestmark = pytest.mark.long
+
 SMALL = bench.Settings(configurations=9, seeds=2, steps=27, min_steps=3, batch_size=32, repeats=1, validation_examples=100)
 
 

@@ -10,6 +10,8 @@ import gradkit as gk
 from experiments.bench import overhead
 from experiments.bench.overhead import FIT, SWEEP, WATCHED
 
+pytestmark = pytest.mark.long
+
 SMALL = ["--steps", "20", "--repeats", "2", "--width", "2", "--threads", "2", "--imports", "1", "--starts", "1"]
 
 
@@ -24,7 +26,6 @@ def written(tmp_path_factory):
     return status, told, {name: pd.read_csv(output / f"{name}.csv") for name in ("engine", "imports", "first_results")}
 
 
-@pytest.mark.long
 def test_every_claim_is_told_and_decides_the_status(written):
     status, claims, _ = written
     assert len(claims) == 3
@@ -32,7 +33,6 @@ def test_every_claim_is_told_and_decides_the_status(written):
     assert all(name in claims[0].measured for name in (SWEEP, WATCHED, FIT))
 
 
-@pytest.mark.long
 def test_fixed_cost_and_steps_add_up_to_the_time(written):
     engine = written[2]["engine"]
     assert len(engine) == 5
@@ -42,7 +42,6 @@ def test_fixed_cost_and_steps_add_up_to_the_time(written):
     assert len(bare) == 2 and (bare[["overhead", "low", "high"]] == 0).all(axis=None)
 
 
-@pytest.mark.long
 def test_only_the_first_of_two_processes_finds_no_programs(written):
     results = written[2]["first_results"].set_index("folder")
     assert results.loc["empty", "compiled anew"] == results.loc["empty", "programs"] > 10

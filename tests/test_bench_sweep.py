@@ -13,6 +13,8 @@ from experiments.bench import cases, contenders, host_devices, scans, sweep, tun
 from experiments.bench.contenders import GRADKIT, LOOP, MAP, PLAIN, TORCH, TUNED
 from experiments.bench.tuning import Layout
 
+pytestmark = pytest.mark.long
+
 NAMES = sorted(cases.BUILDERS)
 SMALL = ["--members", "2", "--seconds", "0.02", "--repeats", "2"]
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
@@ -33,7 +35,6 @@ def products(jaxpr):
     return total
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_what_gradkit_trains_is_what_the_expert_wrote(name):
     case = cases.build(name)
@@ -78,7 +79,6 @@ def own(resnet):
     return contenders.gradkit(resnet, 100.0, 0.02).run()
 
 
-@pytest.mark.long
 def test_the_plain_version_makes_the_same_steps(resnet, own):
     outcome = contenders.plain(PLAIN, resnet, 100.0, 0.02).run()
     assert outcome.losses.shape == own.losses.shape == (5, 4)
@@ -103,7 +103,6 @@ def other():
     process.close()
 
 
-@pytest.mark.long
 def test_host_devices_in_another_process_make_the_same_steps_until_it_ends(other):
     other.use(name="tiny", optimizer="gradkit", members=4)
     assert other.probe(width=2, threads=2, seconds=0.01)["rate"] > 0
@@ -216,7 +215,6 @@ def small_run(tmp_path_factory):
     return status, folder, claims
 
 
-@pytest.mark.long
 def test_all_ways_compute_the_same_and_only_what_ran_is_judged(small_run):
     _, _, claims = small_run
     assert claims[0].held and claims[0].measured.startswith("tiny ")
@@ -224,7 +222,6 @@ def test_all_ways_compute_the_same_and_only_what_ran_is_judged(small_run):
     assert len(claims) == 4
 
 
-@pytest.mark.long
 def test_a_run_writes_its_tables_and_its_figure(small_run):
     status, folder, _ = small_run
     assert status == 1, "what is told decides"

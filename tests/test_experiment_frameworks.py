@@ -19,6 +19,7 @@ def run(folder):
     return subprocess.run(command, capture_output=True, text=True, env=settings)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
 def test_the_loops_end_at_the_same_parameters(tmp_path):
     ended = run(tmp_path)

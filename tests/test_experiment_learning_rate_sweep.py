@@ -52,6 +52,7 @@ def test_a_csv_file_with_words_for_classes(capsys, tmp_path, settings):
     assert "accuracy of the best rate on the test part" in text
 
 
+@pytest.mark.long
 def test_an_npz_file_of_images_and_the_cnn(capsys, tmp_path):
     digits = load_digits()
     np.savez(tmp_path / "digits.npz", x=digits.images[:300], y=digits.target[:300])
