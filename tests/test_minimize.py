@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pandas as pd
 import pytest
 
 import gradkit as gk
+from experiments.bench import minimize as bench
 from experiments.bench.nist import MODELS, digits, read
 from gradkit import MinimumStatus as Status
 
@@ -175,3 +177,20 @@ def test_wrong_input_is_told(fn, x0, settings, error, says):
 def test_one_start_has_no_list():
     with pytest.raises(ValueError, match="`distinct` must be asked of many starts"):
         gk.minimize(rosenbrock, jnp.ones(2)).distinct()
+
+
+def test_the_benchmarks_claims_can_fail():
+    digits_found = pd.DataFrame({"solver": ["gradkit, residuals"] * 2, "converged": [True, True], "digits": [9.0, 3.0]})
+    races = pd.DataFrame({"race": ["a", "a", "a"], "ratio": [0.5, 2.0, 0.9]})
+    assert [claim.held for claim in bench.judge(digits_found, races)] == [False, True, False]
+    honest = digits_found.assign(converged=[True, False])
+    assert [claim.held for claim in bench.judge(honest, races.assign(ratio=2.0))] == [True, False, True]
+
+
+@pytest.mark.long
+def test_the_benchmark_writes_its_tables(tmp_path, real_data):
+    assert bench.main(["--data-dir", str(real_data), "--starts", "20", "--repeats", "1", "--output", str(tmp_path)]) in (0, 1)
+    table = pd.read_csv(tmp_path / "digits.csv")
+    assert len(table) == 14 * 2 * 5
+    ours = table[table.solver.str.startswith("gradkit") & table.converged]
+    assert ours.digits.min() >= 4
