@@ -33,9 +33,9 @@ def minimize(
     L-BFGS with a line search, or with ``residuals=True`` Levenberg-Marquardt, goes down until its steps are small. There the
     Hessian is looked at: with all its eigenvalues in up to 64 parameters, on 64 directions in more. *Converged* means that
     Newton's step is relatively smaller than ``tolerance`` in every coordinate, that the decrease it promises is smaller than
-    ``tolerance**2`` of the value and of what was gained, and that no curvature is negative. Otherwise Newton's step is made if it
-    lowers the value, and the search goes on. All of it is traced: under ``jit``, and under ``vmap`` for many starts, whose
-    different minima ``.distinct()`` lists.
+    ``tolerance**2`` of the value and of what was gained, and that no curvature is negative. Where Newton's step does not raise
+    the value, rounding aside, it is made; short of convergence the search goes on from there. All of it is traced: under ``jit``,
+    and under ``vmap`` for many starts, whose different minima ``.distinct()`` lists.
 
     Not for losses that are sampled (see :func:`gradkit.fit`), and not for kinks: second derivatives are used.
 

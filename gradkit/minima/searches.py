@@ -39,11 +39,17 @@ def relative_tree(step: Any, params: Any, floor: Any) -> jax.Array:
     return jnp.max(jnp.stack(jax.tree.leaves(jax.tree.map(lambda a, b: relative(a, b, floor), step, params))))
 
 
+def _zoom_of(state: Any) -> Any:
+    """The state of a zoom line search, which knows value and gradient where it ended; None without one."""
+    is_zoom = lambda node: isinstance(node, optax.ScaleByZoomLinesearchState)  # noqa: E731
+    return next(filter(is_zoom, jax.tree.leaves(state, is_leaf=is_zoom)), None)
+
+
 def descend(value_fn: Callable, optimizer: Any, floor: Any) -> Callable:
     """``(params, small, most_steps) -> Search`` by an optimizer, until its steps are relatively smaller than ``small``.
 
-    One with a line search is stuck where its step does not lower the value, any other where the value is not finite; neither
-    step is made.
+    One with a zoom line search is stuck where its step does not lower the value, any other where the value is not finite; neither
+    step is made. Trials of a zoom line search are counted, and its last one is not made again; any other step counts as one.
     """
     value_and_grad = jax.value_and_grad(value_fn)
 
@@ -51,11 +57,15 @@ def descend(value_fn: Callable, optimizer: Any, floor: Any) -> Callable:
         at, state, found, _ = carry
         updates, state = optimizer.update(at.grads, state, at.params, value=at.value, grad=at.grads, value_fn=value_fn)
         params = optax.apply_updates(at.params, updates)
-        new = _Point(params, *value_and_grad(params))
-        trials = optax.tree.get(state, "num_linesearch_steps")
-        is_bad = ~jnp.isfinite(new.value) if trials is None else ~(new.value < at.value)
+        line_search = _zoom_of(state)
+        if line_search is None:
+            new, trials = _Point(params, *value_and_grad(params)), 1
+            is_bad = ~jnp.isfinite(new.value)
+        else:
+            new, trials = _Point(params, line_search.value, line_search.grad), line_search.info.num_linesearch_steps
+            is_bad = ~(new.value < at.value)
         new = jax.tree.map(lambda a, b: jnp.where(is_bad, a, b), at, new)
-        count = found.num_evaluations + 1 + jnp.int32(0 if trials is None else trials)
+        count = found.num_evaluations + jnp.int32(trials)
         return new, state, Search(new.params, is_bad, found.num_steps + 1, count), relative_tree(updates, params, floor)
 
     def search(params, small, most_steps):
