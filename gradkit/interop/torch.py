@@ -95,21 +95,21 @@ def import_optimizer(
     require(class_name in KINDS, "torch_optimizer", "be one that gradkit.as_torch has", class_name, remedy, error=TypeError)
     kind, leaves = KINDS[class_name], dict(zip(leaf_names(params), jax.tree.leaves(params)))
     names = dict(zip(leaves, _raw_names(params)))
-    labels, optimizers, states = dict.fromkeys(leaves, "rest"), {"rest": optax.set_to_zero()}, {"rest": optax.EmptyState()}
+    labels, optimizers, members = dict.fromkeys(leaves, "rest"), {"rest": optax.set_to_zero()}, {}
     for index, group in enumerate(torch_optimizer.param_groups):
         label = str(index)
         arguments = {name: _number(group[name]) for name in kind.arguments if name in group}
         optimizers[label] = getattr(as_torch, kind.name)(**arguments, unused=unused)
-        members = _match(group, {n: leaf for n, leaf in leaves.items() if labels[n] == "rest"}, names, torch_optimizer.state)
-        labels |= dict.fromkeys(members, label)
-        states[label] = (kind, members)
+        free = {name: leaf for name, leaf in leaves.items() if labels[name] == "rest"}
+        members[label] = _match(group, free, names, torch_optimizer.state)
+        labels |= dict.fromkeys(members[label], label)
     tree = jax.tree.unflatten(jax.tree.structure(params), list(labels.values()))
     optimizer = optax.partition(optimizers, tree)
     state = optimizer.init(params)
     inner = dict(state.inner_states)
-    for label, (kind, members) in list(states.items())[1:]:
+    for label, own in members.items():
         masked = inner[label]
-        inner[label] = masked._replace(inner_state=_filled(masked.inner_state, kind, members, leaves, torch_optimizer.state))
+        inner[label] = masked._replace(inner_state=_filled(masked.inner_state, kind, own, leaves, torch_optimizer.state))
     return optimizer, state._replace(inner_states=inner)
 
 
@@ -174,11 +174,8 @@ def _is_alike(theta: Any, other: Any, torch_states: Any) -> bool:
 
 def _raw_names(params: Any) -> list[str]:
     """The keys of a flat dict, which are torch's names; for another tree the names of its leaves."""
-    return (
-        list(map(str, sorted(params)))
-        if isinstance(params, dict) and len(params) == len(jax.tree.leaves(params))
-        else leaf_names(params)
-    )
+    is_flat = isinstance(params, dict) and len(params) == len(jax.tree.leaves(params))
+    return list(map(str, sorted(params))) if is_flat else leaf_names(params)
 
 
 def _array(tensor: Any) -> jax.Array:
