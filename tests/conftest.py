@@ -7,9 +7,9 @@ import tempfile
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a worker per core: torch's threads would wait for each other, ten times as long
 
-import jax  # noqa: E402
-import pytest  # noqa: E402
-from jaxtyping import install_import_hook  # noqa: E402
+import jax
+import pytest
+from jaxtyping import install_import_hook
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 install_import_hook("gradkit", "beartype.beartype")
