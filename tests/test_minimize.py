@@ -71,6 +71,41 @@ def test_a_saddle_is_told_and_escaped_if_asked():
     np.testing.assert_allclose(np.abs(gone_on.params), [0, np.sqrt(2)], atol=1e-6)
 
 
+def redundant(x):
+    return (x[0] + x[1] - 3) ** 2
+
+
+def plateau(x):
+    return 1 - jnp.exp(-jnp.sum(x**2))
+
+
+@pytest.mark.parametrize(
+    ("fn", "x0"),
+    [(redundant, [1.0, 0.0]), (plateau, [30.0, 30.0]), (lambda x: (x[0] - 1) ** 2, [0.0, 5.0])],
+    ids=["redundant", "plateau", "unused"],
+)
+@pytest.mark.parametrize("optimizer", [None, optax.lbfgs()])
+def test_where_a_direction_is_flat_it_says_so(fn, x0, optimizer):
+    found = gk.minimize(fn, jnp.array(x0), optimizer=optimizer)
+    assert found.status == Status.FLAT
+    assert "flat" in found.message
+
+
+def test_directions_that_others_span_are_not_flat():
+    # beyond 64 parameters the Krylov space may have fewer directions than are looked at
+    found = gk.minimize(lambda x: jnp.sum((x - 1) ** 2), jnp.zeros(100))
+    assert found.status == Status.CONVERGED
+
+
+def test_a_line_search_does_not_run_off_on_a_plateau():
+    def tails(x):
+        return -jnp.exp(-((x[0] - 1) ** 2)) + 1e-3 * jnp.exp(-x[1]) + 1e-3 * (x[1] - 2) ** 2
+
+    found = gk.minimize(tails, jnp.array([2.5, -3.0]))
+    assert found.status == Status.CONVERGED
+    assert found.params[0] == pytest.approx(1)
+
+
 def test_a_start_at_the_minimum_stays():
     found = gk.minimize(rosenbrock, jnp.ones(2))
     assert found.status == Status.CONVERGED
@@ -152,10 +187,11 @@ def test_nists_certified_values_are_met_from_both_starts(name, real_data):
     assert min(agreed) >= 6
 
 
-@pytest.mark.parametrize("name", ["DanWood", "Misra1b", "Kirby2"])  # the benchmark has all; two of these fail, and say so
-def test_lbfgs_says_converged_only_where_it_is(name, real_data):
+@pytest.mark.parametrize("name", ["DanWood", "Misra1b", "Kirby2"])  # the benchmark has all
+def test_lbfgs_meets_them_too(name, real_data):
     statuses, agreed = both_starts(name, real_data, lambda residuals: jnp.sum(residuals**2))
-    assert all(status != Status.CONVERGED or found >= 4 for status, found in zip(statuses, agreed))
+    assert all(statuses == Status.CONVERGED)
+    assert min(agreed) >= 6
 
 
 @pytest.mark.parametrize(

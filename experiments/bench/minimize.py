@@ -57,12 +57,7 @@ def solve(residuals, start: np.ndarray) -> dict[str, tuple[np.ndarray, bool, int
         "gradkit, L-BFGS": gk.minimize(half_sum, jnp.asarray(start)),
     }
     results = {
-        name: (
-            np.asarray(end.params),
-            bool(end.status == gk.MinimumStatus.CONVERGED),
-            int(end.num_evaluations + end.num_products),
-        )
-        for name, end in found.items()
+        name: (np.asarray(end.params), bool(end.status == gk.MinimumStatus.CONVERGED), _count(end)) for name, end in found.items()
     }
     jacobian, value_and_grad = jax.jit(jax.jacfwd(residuals)), jax.jit(jax.value_and_grad(half_sum))
     tight = {"xtol": 1e-10, "ftol": 1e-10, "gtol": 1e-10}
@@ -152,15 +147,15 @@ def race(folder: pathlib.Path, settings: Settings) -> pd.DataFrame:
 def judge(table: pd.DataFrame, races: pd.DataFrame) -> list[stories.Claim]:
     """What the figures say."""
     ours = table[table.solver.str.startswith("gradkit")]
-    sure, least = ours[ours.converged], ours[ours.solver == "gradkit, residuals"]
+    sure = ours[ours.converged]
     false = int((sure.digits < LEAST_DIGITS).sum())
     ratios = races.groupby("race", sort=False).ratio.median()
     said = ", ".join(f"{name} {ratio:.1f}" for name, ratio in ratios.items())
     return [
         stories.Claim(f"where it says converged, {LEAST_DIGITS} digits agree at least",
                       f"{false} false of {len(sure)}; least {sure.digits.min():.1f}", false == 0),
-        stories.Claim("least squares converge from both starts of every problem",
-                      f"{int(least.converged.sum())} of {len(least)}", bool(least.converged.all())),
+        stories.Claim("it converges from both starts of every problem, as residuals and as one number",
+                      f"{int(ours.converged.sum())} of {len(ours)}", bool(ours.converged.all())),
         stories.Claim("all starts at once end sooner than a loop over SciPy", said, bool((ratios > 1).all())),
     ]  # fmt: skip
 

@@ -11,9 +11,7 @@ MODELS = {
     "Misra1a": lambda b, x: b[0] * (1 - exp(-b[1] * x)),
     "Chwirut2": lambda b, x: exp(-b[0] * x) / (b[1] + b[2] * x),
     "Lanczos3": lambda b, x: b[0] * exp(-b[1] * x) + b[2] * exp(-b[3] * x) + b[4] * exp(-b[5] * x),
-    "Gauss1": lambda b, x: (
-        b[0] * exp(-b[1] * x) + b[2] * exp(-(((x - b[3]) / b[4]) ** 2)) + b[5] * exp(-(((x - b[6]) / b[7]) ** 2))
-    ),
+    "Gauss1": lambda b, x: b[0] * exp(-b[1] * x) + _peak(b[2:5], x) + _peak(b[5:8], x),
     "DanWood": lambda b, x: b[0] * x ** b[1],
     "Misra1b": lambda b, x: b[0] * (1 - (1 + b[1] * x / 2) ** -2),
     "Kirby2": lambda b, x: (b[0] + b[1] * x + b[2] * x**2) / (1 + b[3] * x + b[4] * x**2),

@@ -1,6 +1,6 @@
-"""A function, a point and its gradient flow in; Newton's step there, what it promises, and the direction that curves down most
-flow out. Products of the Hessian with vectors only: exact in up to 64 dimensions, on a Krylov space of the gradient and of a
-random vector in more."""
+"""A function, a point and its gradient flow in; Newton's step there, what it promises, coordinates in which it is short, and the
+direction that curves down most flow out. Products of the Hessian with vectors only: exact in up to 64 dimensions, on a Krylov
+space of the gradient and of a random vector in more."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -17,10 +17,13 @@ class Curvature(NamedTuple):
 
     Attributes:
         step: ``-|H|^-1 g`` over the directions looked at, shape ``(d,)``: Newton's step where no curvature is negative.
-        decrease: ``g' |H|^-1 g / 2``, what the step promises, a scalar.
+        decrease: ``g' |H|^-1 g / 2``, what the step promises, a scalar; along flat directions what a step as long as ``x`` does.
         lowest: The lowest eigenvalue of the Hessian in coordinates in which its diagonal is one, a scalar.
         downward: A direction of the lowest eigenvalue, shape ``(d,)``, as long as the function changes of its own.
         is_negative: Whether the lowest eigenvalue is below zero by more than rounding.
+        is_flat: Whether an eigenvalue is within rounding of zero.
+        frame: The directions looked at, each so long that the function curves by one along it, shape ``(d, k)``: in coordinates
+            ``z`` of ``x + frame @ z`` Newton's step is minus the gradient. Shorter where that step would be longer than ``x``.
     """
 
     step: jax.Array
@@ -28,6 +31,8 @@ class Curvature(NamedTuple):
     lowest: jax.Array
     downward: jax.Array
     is_negative: jax.Array
+    is_flat: jax.Array
+    frame: jax.Array
 
 
 def num_directions(size: int) -> int:
@@ -35,7 +40,7 @@ def num_directions(size: int) -> int:
     return min(size, NUM_DIRECTIONS, max(8, MOST_NUMBERS // size))
 
 
-def curvature(product: Callable, grad: jax.Array) -> Curvature:
+def curvature(product: Callable, x: jax.Array, grad: jax.Array) -> Curvature:
     """Project the Hessian on some directions and take its eigenvalues, scaled so that its diagonal is one.
 
     The scaling makes the answer the same in whatever units each parameter is. Eigenvalues within rounding of zero are taken for
@@ -43,6 +48,7 @@ def curvature(product: Callable, grad: jax.Array) -> Curvature:
 
     Args:
         product: ``vector -> H vector``, shapes ``(d,)``.
+        x: Where, shape ``(d,)``.
         grad: Shape ``(d,)``.
     """
     size = grad.size
@@ -53,7 +59,8 @@ def curvature(product: Callable, grad: jax.Array) -> Curvature:
     else:
         basis, images = krylov(product, grad, count)
     matrix = basis @ images.T
-    matrix = (matrix + matrix.T) / 2
+    is_spanned = jnp.all(basis == 0, axis=1)
+    matrix = (matrix + matrix.T) / 2 + jnp.diag(is_spanned.astype(grad.dtype))
     eps = jnp.finfo(grad.dtype).eps
     own, largest = jnp.abs(jnp.diag(matrix)), jnp.abs(matrix).max(axis=1)
     scale = jnp.where(own > eps * largest, own, largest)
@@ -62,9 +69,15 @@ def curvature(product: Callable, grad: jax.Array) -> Curvature:
     slopes = vectors.T @ (scale * (basis @ grad))
     is_flat = jnp.abs(values) <= 100 * eps * count
     steps = jnp.where(is_flat, 0, -slopes / jnp.where(is_flat, 1, jnp.abs(values)))
-    decrease = jnp.sum(jnp.where(is_flat, slopes**2, -slopes * steps)) / 2
+    length = jnp.linalg.norm(basis @ x / scale)
+    length = jnp.where(length > 0, length, 1)
+    decrease = jnp.sum(jnp.where(is_flat, jnp.abs(slopes) * length, -slopes * steps / 2))
     unscaled = basis.T @ (scale[:, None] * vectors)
-    return Curvature(unscaled @ steps, decrease, values[0], unscaled[:, 0], values[0] < -jnp.sqrt(eps) * count)
+    bends = jnp.maximum(jnp.maximum(jnp.abs(values), 100 * eps * count), jnp.abs(slopes) / length)
+    is_negative = values[0] < -jnp.sqrt(eps) * count
+    return Curvature(
+        unscaled @ steps, decrease, values[0], unscaled[:, 0], is_negative, jnp.any(is_flat), unscaled / jnp.sqrt(bends)[None, :]
+    )
 
 
 def krylov(product: Callable, grad: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:

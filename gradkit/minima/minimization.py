@@ -13,7 +13,7 @@ from gradkit.checks import Described, require, whole_number
 from gradkit.gradients import hvp
 from gradkit.minima.curvatures import curvature, num_directions
 from gradkit.minima.outcomes import Minimum, MinimumStatus
-from gradkit.minima.searches import descend, lbfgs, least_squares, relative
+from gradkit.minima.searches import descend, lbfgs, least_squares, quasi_newton, relative
 from gradkit.trees import is_inexact, leaf_names
 
 
@@ -33,9 +33,10 @@ def minimize(
     L-BFGS with a line search, or with ``residuals=True`` Levenberg-Marquardt, goes down until its steps are small. There the
     Hessian is looked at: with all its eigenvalues in up to 64 parameters, on 64 directions in more. *Converged* means that
     Newton's step is relatively smaller than ``tolerance`` in every coordinate, that the decrease it promises is smaller than
-    ``tolerance**2`` of the value and of what was gained, and that no curvature is negative. Where Newton's step does not raise
-    the value, rounding aside, it is made; short of convergence the search goes on from there. All of it is traced: under ``jit``,
-    and under ``vmap`` for many starts, whose different minima ``.distinct()`` lists.
+    ``tolerance**2`` of the value and of what was gained, and that all curvatures are positive. Where Newton's step does not raise
+    the value, rounding aside, it is made; short of convergence the search goes on from there. In up to 64 parameters L-BFGS looks
+    at the Hessian first, and again every 20 steps or more, and walks in coordinates in which it is one: units do not matter.
+    All of it is traced: under ``jit``, and under ``vmap`` for many starts, whose different minima ``.distinct()`` lists.
 
     Not for losses that are sampled (see :func:`gradkit.fit`), and not for kinks: second derivatives are used.
 
@@ -106,6 +107,7 @@ class _Walk(NamedTuple):
     small: jax.Array
     start: jax.Array
     was_stuck: jax.Array
+    frame: jax.Array
 
 
 @partial(jax.jit, static_argnums=(0, 4, 5, 6, 7))
@@ -121,8 +123,12 @@ def _minimize(fn, x0, args, tolerance, optimizer, residuals, escape_saddles, max
     floor = tolerance
     # in a curved valley the steps of Levenberg-Marquardt are short long before its end
     first = tolerance**1.5 if residuals else tolerance**0.5
+    num_seen = num_directions(flat0.size)
+    is_framed = not residuals and optimizer is None and num_seen == flat0.size
     if residuals:
         search = least_squares(lambda x: fn(x, *args), floor, max_steps)
+    elif is_framed:
+        search = quasi_newton(value_fn, floor, max(20, 2 * num_seen))
     else:
         search = descend(value_fn, optimizer or lbfgs(), floor)
     value_and_grad = jax.value_and_grad(lambda flat: value_fn(unravel(flat)))
@@ -130,10 +136,11 @@ def _minimize(fn, x0, args, tolerance, optimizer, residuals, escape_saddles, max
 
     def look(walk: _Walk) -> _Walk:
         last = walk.minimum
-        found = search(last.params, walk.small, max_steps - last.num_steps)
+        most_steps = jnp.where(is_framed & (last.num_products == 0), 0, max_steps - last.num_steps)
+        found = search(last.params, walk.frame, walk.small, most_steps)
         flat = ravel_pytree(found.params)[0]
         value, grad = value_and_grad(flat)
-        bend = curvature(lambda vector: product_fn(flat, None, vector), grad)
+        bend = curvature(lambda vector: product_fn(flat, None, vector), flat, grad)
         is_finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(grad)) & jnp.all(jnp.isfinite(bend.step))
         gained = jnp.abs(value) + jnp.abs(walk.start - value)
         error = relative(bend.step, flat, floor)
@@ -141,19 +148,25 @@ def _minimize(fn, x0, args, tolerance, optimizer, residuals, escape_saddles, max
         is_saddle = is_still & bend.is_negative
 
         away = jnp.sqrt(jnp.maximum(tolerance**0.5 * gained, eps)) * bend.downward
-        step = jnp.where(is_saddle & escape_saddles, away, bend.step)
-        moved = flat + step
+        newton = -bend.frame.T @ grad
+        moved = flat + jnp.where(is_saddle & escape_saddles, away, bend.frame @ newton)
         lower = value_fn(unravel(moved))
-        is_lower = lower <= value - 0.1 * bend.decrease + 4 * eps * jnp.abs(value)
+        is_lower = lower <= value - 0.05 * jnp.sum(newton**2) + 4 * eps * jnp.abs(value)
         is_escaping = is_saddle & is_lower & escape_saddles
         is_stuck = found.is_stuck & ~(is_lower & (lower < value))
         num_steps = last.num_steps + found.num_steps
         Status = MinimumStatus
         status = jnp.select(
-            [~is_finite, is_escaping, is_saddle, is_still, num_steps >= max_steps, is_stuck & walk.was_stuck],
-            [Status.NOT_FINITE, Status.RUNNING, Status.SADDLE, Status.CONVERGED, Status.LIMIT, Status.LINE_SEARCH_FAILED],
+            [
+                ~is_finite, is_escaping, is_saddle, is_still & bend.is_flat, is_still,
+                num_steps >= max_steps, is_stuck & walk.was_stuck,
+            ],
+            [
+                Status.NOT_FINITE, Status.RUNNING, Status.SADDLE, Status.FLAT, Status.CONVERGED,
+                Status.LIMIT, Status.LINE_SEARCH_FAILED,
+            ],
             Status.RUNNING,
-        )
+        )  # fmt: skip
         goes_on = is_lower & ((status == Status.RUNNING) | (status == Status.CONVERGED))
         new = Minimum(
             params=unravel(jnp.where(goes_on, moved, flat)),
@@ -163,14 +176,14 @@ def _minimize(fn, x0, args, tolerance, optimizer, residuals, escape_saddles, max
             curvature=bend.lowest,
             num_steps=num_steps + goes_on,
             num_evaluations=last.num_evaluations + found.num_evaluations + 2,
-            num_products=last.num_products + num_directions(flat.size),
+            num_products=last.num_products + num_seen,
         )
         small = jnp.where(is_escaping, first, jnp.maximum(walk.small / 10, 1e-4 * first))
-        return _Walk(new, small, walk.start, is_stuck)
+        return _Walk(new, small, walk.start, is_stuck, bend.frame)
 
     start = value_fn(x0)
     zero = jnp.zeros((), jnp.int32)
     infinite = jnp.asarray(jnp.inf, flat0.dtype)
     minimum = Minimum(x0, start, zero + int(MinimumStatus.RUNNING), infinite, -infinite, zero, zero + 1, zero)
-    walk = _Walk(minimum, first, start, jnp.asarray(False))
+    walk = _Walk(minimum, first, start, jnp.asarray(False), jnp.zeros((flat0.size, num_seen), flat0.dtype))
     return jax.lax.while_loop(lambda walk: walk.minimum.status == MinimumStatus.RUNNING, look, walk).minimum

@@ -15,9 +15,10 @@ class MinimumStatus(enum.IntEnum):
     RUNNING = 0
     CONVERGED = 1
     SADDLE = 2
-    LINE_SEARCH_FAILED = 3
-    LIMIT = 4
-    NOT_FINITE = 5
+    FLAT = 3
+    LINE_SEARCH_FAILED = 4
+    LIMIT = 5
+    NOT_FINITE = 6
 
     @property
     def message(self) -> str:
@@ -28,10 +29,14 @@ class MinimumStatus(enum.IntEnum):
 _MESSAGES = {
     MinimumStatus.RUNNING: "has not ended",
     MinimumStatus.CONVERGED: (
-        "converged: Newton's step and the decrease it promises are within the tolerance, no curvature is negative"
+        "converged: Newton's step and the decrease it promises are within the tolerance, all curvatures are positive"
     ),
     MinimumStatus.SADDLE: (
         "stalled at a saddle: the gradient vanishes, but a curvature is negative (`escape_saddles=True` goes on)"
+    ),
+    MinimumStatus.FLAT: (
+        "flat: the gradient vanishes and no curvature is negative, but along some direction there is none: a plateau, a minimum "
+        "that is not one point (redundant or unused parameters), or one flatter than a parabola"
     ),
     MinimumStatus.LINE_SEARCH_FAILED: (
         "line search failed: no step lowers the value, yet Newton's is not within the tolerance; the dtype may resolve no more "
