@@ -21,8 +21,20 @@ from experiments import stories
 from gradkit import checks
 
 OPTIMIZERS = ("SGD", "momentum", "RMSprop", "Adam", "AdamW")
-TOLERANCES = {("PyTorch", "float64"): 1e-10, ("PyTorch", "float32"): 1e-5, ("TensorFlow", "float32"): 1e-5}
+TOLERANCES = {"float64": 1e-12, "float32": 1e-5}
 NEEDS = {"PyTorch": "torch", "TensorFlow": "tensorflow"}
+
+
+def held(number: float) -> float:
+    """A number that float32 holds: Keras hands all numbers to TensorFlow through it, whatever the dtype of the weights.
+
+    So 1 - 0.999 is another number there, by 1e-8 of 1, than in float64.
+    """
+    return float(np.float32(number))
+
+
+RMSPROP = {"rho": held(0.9), "epsilon": held(1e-7)}
+ADAM = {"beta_1": held(0.9), "beta_2": held(0.999), "epsilon": held(1e-7)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +81,7 @@ def make_task(settings: Settings, dtype: str) -> Task:
 
 
 def loop_in_gradkit(task: Task, optimizer: str, framework: str) -> Callable[[], Run]:
-    """The recipe in the names of the framework it comes from."""
+    """The recipe in the names of the framework it comes from, in one compiled scan."""
     like_torch, like_keras = gk.as_torch, gk.as_keras
     recipe = {
         "PyTorch": {
@@ -78,9 +90,9 @@ def loop_in_gradkit(task: Task, optimizer: str, framework: str) -> Callable[[], 
             "AdamW": like_torch.adamw(lr=1e-3, weight_decay=1e-2),
         },
         "TensorFlow": {
-            "SGD": like_keras.sgd(learning_rate=0.1), "momentum": like_keras.sgd(learning_rate=0.05, momentum=0.9),
-            "RMSprop": like_keras.rmsprop(learning_rate=1e-3), "Adam": like_keras.adam(learning_rate=1e-3),
-            "AdamW": like_keras.adamw(learning_rate=1e-3, weight_decay=1e-2),
+            "SGD": like_keras.sgd(held(0.1)), "momentum": like_keras.sgd(held(0.05), momentum=held(0.9)),
+            "RMSprop": like_keras.rmsprop(held(1e-3), **RMSPROP), "Adam": like_keras.adam(held(1e-3), **ADAM),
+            "AdamW": like_keras.adamw(held(1e-3), weight_decay=held(1e-2), **ADAM),
         },
     }[framework][optimizer]  # fmt: skip
 
@@ -149,7 +161,7 @@ def loop_in_torch(task: Task, optimizer: str) -> Callable[[], Run]:
 
 def loop_in_tensorflow(task: Task, optimizer: str) -> Callable[[], Run]:
     """As people write it: Sequential, GradientTape, apply_gradients, the step a ``tf.function``."""
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow as tf
 
@@ -165,8 +177,9 @@ def loop_in_tensorflow(task: Task, optimizer: str) -> Callable[[], Run]:
     def train():
         model.set_weights(task.weights)
         opt = {
-            "SGD": lambda o: o.SGD(0.1), "momentum": lambda o: o.SGD(0.05, momentum=0.9), "RMSprop": lambda o: o.RMSprop(1e-3),
-            "Adam": lambda o: o.Adam(1e-3), "AdamW": lambda o: o.AdamW(1e-3, weight_decay=1e-2),
+            "SGD": lambda o: o.SGD(held(0.1)), "momentum": lambda o: o.SGD(held(0.05), momentum=held(0.9)),
+            "RMSprop": lambda o: o.RMSprop(held(1e-3), **RMSPROP), "Adam": lambda o: o.Adam(held(1e-3), **ADAM),
+            "AdamW": lambda o: o.AdamW(held(1e-3), weight_decay=held(1e-2), **ADAM),
         }[optimizer](tf.keras.optimizers)  # fmt: skip
 
         @tf.function
@@ -204,7 +217,7 @@ def compare(settings: Settings, frameworks: list[str]) -> pd.DataFrame:
                     if dtype == "float32":
                         times = np.array([[ours().seconds, theirs().seconds] for _ in range(settings.repeats)])
                         speeds = settings.steps / np.median(times, axis=0)
-                        row |= {"steps_per_second": speeds[0], "theirs": speeds[1], "ratio": np.median(times[:, 1] / times[:, 0])}
+                        row |= {"our_steps_per_s": speeds[0], "theirs": speeds[1], "ratio": np.median(times[:, 1] / times[:, 0])}
                 rows.append(row)
     return pd.DataFrame(rows)
 
@@ -226,13 +239,18 @@ def judge(table: pd.DataFrame) -> list[stories.Claim]:
     """What the figures say."""
     claims = []
     for (framework, dtype), rows in table.groupby(["framework", "dtype"], sort=False):
-        if (framework, dtype) not in TOLERANCES:
-            continue  # Keras passes numbers such as 0.999 to TensorFlow through float32, whatever the dtype of the weights
-        bar, worst = TOLERANCES[framework, dtype], rows.difference.max()
-        claims.append(
-            stories.Claim(f"{framework}, {dtype}: no parameter differs by more than {bar:g}", f"{worst:.1e}", worst <= bar)
-        )
+        bar, worst = TOLERANCES[dtype], rows.difference.max()
+        numbers = ", of numbers that float32 holds" if (framework, dtype) == ("TensorFlow", "float64") else ""
+        statement = f"{framework}, {dtype}{numbers}: no parameter differs by more than {bar:g}"
+        claims.append(stories.Claim(statement, f"{worst:.1e}", worst <= bar))
     return claims
+
+
+def tell_speed(table: pd.DataFrame) -> str:
+    """How many times as many steps in the same time; no claim, as machines differ."""
+    ratios = table.dropna(subset="ratio").groupby("framework", sort=False).ratio
+    said = [f"{low:.0f} to {high:.0f} times {name}'s" for name, low, high in zip(ratios.groups, ratios.min(), ratios.max())]
+    return f"Steps per second, gradkit's one compiled scan, theirs a loop in Python, float32: {', '.join(said)}."
 
 
 def draw(table: pd.DataFrame, path):
@@ -265,13 +283,14 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, TypeError) as error:
         sys.exit(f"error: {error}")
     found = [framework for framework, module in NEEDS.items() if importlib.util.find_spec(module)]
-    for framework in NEEDS.keys() - set(found):
+    for framework in [framework for framework in NEEDS if framework not in found]:
         print(f"{framework} is not installed and left out: pip install -e '.[{NEEDS[framework]}]'")
     if not found:
         return 0
     table = compare(settings, found)
-    print(table.to_string(index=False, float_format="{:.3g}".format))
+    print(table.to_string(index=False, float_format="{:.3g}".format, na_rep=""))
     held = stories.tell(__doc__, judge(table))
+    print(tell_speed(table))
     draw(table, output / "frameworks.png")
     print("written: " + ", ".join(map(str, [*stories.write_table(table, output / "table"), output / "frameworks.png"])))
     return 0 if held else 1

@@ -25,8 +25,8 @@ class Settings:
     height stays below a level to the end (ravine: 1e-4 of the start's; noisy bowl: 1e-2). The best rate is the one with the
     fewest steps to arrive, a start that never does counted as all steps, on average over every other start (if none does, the
     one that ends lowest); what is told of it is measured on the rest.
-    Momenta are 0.9, but for the ravine, where rates and momenta are tried in pairs. Writes a table, the steps to leave the
-    saddles and a figure.
+    Momenta are 0.9. In the ravine all pairs of a rate and a momentum are tried besides, for what is said of the best pair; the
+    table and the figure are of 0.9 there, too. Writes a table, the steps to leave the saddles and a figure.
 
     Examples:
       python -m experiments.momentum
@@ -40,7 +40,7 @@ class Settings:
     low: float = 1e-4
     """The lowest learning rate, at most 0.01."""
     high: float = 4.0
-    """The highest learning rate, at least 1."""
+    """The highest learning rate, from 1 to 100."""
     pairs: int = 16
     """Rates, and momenta, of which all pairs are tried in the ravine."""
     starts: int = 256
@@ -55,7 +55,8 @@ class Settings:
 
 def survey(settings: Settings, methods=None) -> lands.Runs:
     """Run everything, in one sweep."""
-    checks.require(settings.condition >= 10, "condition", "be at least 10", settings.condition, "Less is no ravine.")
+    checks.require(10 <= settings.condition < np.inf, "condition", "be finite and at least 10", settings.condition,
+                   "Less is no ravine.")  # fmt: skip
     checks.whole_number("seed", settings.seed, at_least=0, remedy="Any seeds the starts and the noise.")
     checks.whole_number("pairs", settings.pairs, at_least=2, remedy="The lowest and the highest come first.")
     need = 8 * claims.window(settings.condition)
@@ -63,7 +64,7 @@ def survey(settings: Settings, methods=None) -> lands.Runs:
                    "Contractions are read off after as many.")  # fmt: skip
     checks.whole_number("starts", settings.starts, at_least=16, remedy="Half of them choose the rates, half judge them.")
     checks.whole_number("rates", settings.rates, at_least=8, remedy="With fewer, the best might lie between them.")
-    checks.require(0 < settings.low <= 0.01 and 1 <= settings.high < np.inf, "low, high", "reach from 0.01 or less to 1 or more",
+    checks.require(0 < settings.low <= 0.01 and 1 <= settings.high <= 100, "low, high", "reach from 0.01 or less to 1 up to 100",
                    (settings.low, settings.high), "Some surfaces are a hundred times as steep as others.")  # fmt: skip
     methods = lands.METHODS if methods is None else methods
     landscapes = lands.survey_land(settings.condition, settings.starts, settings.seed)
