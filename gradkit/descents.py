@@ -15,6 +15,8 @@ import optax
 
 from gradkit import checks, gradients, keys, transforms
 from gradkit.contracts import Descent, Info
+from gradkit.transforms.skips import stays_finite
+from gradkit.transforms.wrapping import wrapped
 
 
 class DescentState(NamedTuple):
@@ -25,13 +27,17 @@ class DescentState(NamedTuple):
 
 
 class StatefulDescentState(NamedTuple):
-    """The same for a loss with a state: also that state, the member's key and the number of steps made."""
+    """The same for a loss with a state: also that state, the member's key, the number of steps made.
+
+    And what the state was at the last good point of a :func:`gradkit.transforms.guard` that goes back to it, else ``()``.
+    """
 
     params: Any
     optimizer: Any
     state: Any
     key: jax.Array
     step: jax.Array
+    kept: Any = ()
 
 
 class Stateful(NamedTuple):
@@ -56,8 +62,9 @@ def descent(
         params = params + updates
 
     The optimizer is also told ``value``, ``grad`` and ``value_fn``, for the transformations that ask (plateau, line search), and
-    a metric of the loss that is named ``weight`` (accumulation). What gradkit's own transformations have to tell
-    (``transforms.reported``) joins the metrics.
+    a metric of the loss that is named ``weight`` (accumulation). Where the new ``state`` is not finite, the ``value`` told is
+    NaN, so that a guard undoes the step. What gradkit's own transformations have to tell (``transforms.reported``) joins the
+    metrics.
 
     Args:
         loss_fn: ``(params, batch) -> scalar``, or ``-> (scalar, metrics)`` with a dict of named scalars. With ``state``:
@@ -85,12 +92,7 @@ def descent(
     """
     checks.require(callable(loss_fn), "loss_fn", "be a function (params, batch) -> scalar", loss_fn,
                    "Write the loss as a pure function.", error=TypeError)  # fmt: skip
-    checks.require(hasattr(optimizer, "init") and hasattr(optimizer, "update"), "optimizer",
-                   "be an optax gradient transformation", optimizer,
-                   "Pass for example optax.adam(1e-3) or gk.optimizers.adam(1e-3).", error=TypeError)  # fmt: skip
-    if isinstance(optimizer, optax.MultiSteps):
-        optimizer = optax.GradientTransformationExtraArgs(optimizer.init, optimizer.update)
-    optimizer = optax.with_extra_args_support(optimizer)
+    optimizer = wrapped(optimizer)
     if state is None:
         return _plain(loss_fn, params, optimizer, validation_loss)
     return _stateful(loss_fn, params, optimizer, state, validation_loss)
@@ -120,9 +122,10 @@ def _plain(loss_fn, params, optimizer, validation_loss) -> Descent:
 
 def _stateful(loss_fn, params, optimizer, loss_state, validation_loss) -> Descent:
     def init(key, data, validation):
-        start = _begin(params, key)
-        step_key = keys.branch(key, keys.STEP)
-        return StatefulDescentState(start, optimizer.init(start), _begin(loss_state, key), step_key, jnp.zeros((), jnp.int32))
+        start, state = _begin(params, key), _begin(loss_state, key)
+        optimizer_state, step_key = optimizer.init(start), keys.branch(key, keys.STEP)
+        kept = transforms.kept_beside(state, optimizer_state)
+        return StatefulDescentState(start, optimizer_state, state, step_key, jnp.zeros((), jnp.int32), kept)
 
     def step(state, batch):
         key = jax.random.fold_in(state.key, state.step)
@@ -133,11 +136,11 @@ def _stateful(loss_fn, params, optimizer, loss_state, validation_loss) -> Descen
 
         (loss, (new_state, metrics)), grads = gradients.value_and_grad(loss_and_aux)(state.params)
         value_fn = lambda params: loss_and_aux(params)[0]  # noqa: E731
-        info = Info(loss, metrics)
-        new_params, optimizer_state = _descend(optimizer, state, info, grads, value_fn)
-        new_state = transforms.unless_skipped(new_state, state.state, optimizer_state)
-        following = StatefulDescentState(new_params, optimizer_state, new_state, state.key, state.step + 1)
-        return following, transforms.reported(info, optimizer_state), ()
+        judged = Info(jnp.where(stays_finite(state.state, new_state), loss, jnp.nan), metrics)
+        new_params, optimizer_state = _descend(optimizer, state, judged, grads, value_fn)
+        new_state, kept = transforms.unless_skipped(new_state, state.state, state.kept, optimizer_state)
+        following = StatefulDescentState(new_params, optimizer_state, new_state, state.key, state.step + 1, kept)
+        return following, transforms.reported(Info(loss, metrics), optimizer_state), ()
 
     def evaluation_loss(stateful, batch):
         if validation_loss is None:

@@ -2,10 +2,11 @@
 
 ``g`` is the gradient at the parameters ``theta`` before the update, ``t = 1, 2, ...`` counts updates, moments start at
 zero unless said otherwise, squares and roots are taken element by element. Every argument may be a Python number, a
-traced value or a schedule, which is asked for its value at step ``t - 1``; one that is negative or not finite is a ValueError.
-Defaults are optax's. With Python numbers an optimizer follows optax's to the bit, but for those that correct a bias (adam, adamw,
-nadam, adamax, amsgrad), more exactly than optax's. A gradient must have the shape of its parameter, and of bfloat16 and float16
-parameters moments are float32 (``transforms.optimizer``).
+traced value or a schedule, which is asked for its value at step ``t - 1``; one that is negative or not finite is a ValueError,
+and so is one of 1 or more by which a mean fades (``b1``, ``b2``, ``decay``, ``rho``). Defaults are optax's. With Python numbers
+an optimizer follows optax's to the bit, but for those that correct a bias (adam, adamw, nadam, adamax, amsgrad), more exactly
+than optax's. A gradient must have the shape of its parameter, and of bfloat16 and float16 parameters moments are float32
+(``transforms.optimizer``).
 """
 
 import functools
@@ -26,7 +27,7 @@ def _numbers(factory):
 
     def checked(**numbers):
         for name, value in numbers.items():
-            nonnegative(name, value, below=1.0 if name in ("b1", "b2") else float("inf"))
+            nonnegative(name, value, below=1.0 if name in ("b1", "b2", "decay", "rho") else float("inf"))
         return make(**numbers)
 
     return checked

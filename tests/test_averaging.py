@@ -18,7 +18,7 @@ SGD = functools.partial(optax.sgd, 0.1)
 MAKERS = {
     "fading": lambda number: transforms.average(SGD(), transforms.fading(number)),
     "fading with a warm-up": lambda number: transforms.average(SGD(), transforms.fading(number, warmup=True)),
-    "equal": lambda number: transforms.average(SGD(), transforms.equal(start=10 * number, every=3)),
+    "equal": lambda number: transforms.average(SGD(), transforms.equal(start=jnp.floor(10 * number), every=3)),
     "lookahead": lambda number: transforms.lookahead(SGD(), sync_steps=5, slow_step=number),
     "lookahead every few": lambda number: transforms.lookahead(SGD(), sync_steps=jnp.floor(8 * number), slow_step=0.5),
     "schedule-free": lambda number: transforms.schedule_free_adamw(0.1, b1=number, warmup_steps=10 * number, weight_decay=number),
@@ -165,14 +165,53 @@ def test_half_precision_is_averaged_in_float32_and_evaluated_in_its_own(name, dt
     assert transforms.evaluation_params(state, params)["w"].dtype == dtype
 
 
-def test_an_average_is_found_anywhere_and_for_its_own_leaves_only():
-    params = {"w": jnp.ones(2), "b": jnp.ones(())}
-    average = transforms.average(SGD(), lambda count: 0.25)
-    optimizer = optax.chain(optax.identity(), optax.partition({"a": average, "o": SGD()}, {"w": "a", "b": "o"}))
+def one_update(optimizer, params):
     updates, state = optimizer.update(params, optimizer.init(params), params)
-    after = optax.apply_updates(params, updates)
-    found = transforms.evaluation_params(state, after)
-    chex.assert_trees_all_close(found, {"w": jnp.full(2, 1 - 0.1 * 0.25), "b": after["b"]})
+    return optax.apply_updates(params, updates), state
+
+
+AVERAGES = {
+    "average": transforms.average(SGD(), lambda count: 0.25),
+    "lookahead": transforms.lookahead(SGD(), sync_steps=2),
+    "schedule-free": transforms.schedule_free_adamw(0.1, b1=0.5),
+}
+
+
+@pytest.mark.parametrize("average", AVERAGES.values(), ids=AVERAGES)
+def test_an_average_is_found_anywhere_and_for_its_own_leaves_only(average):
+    params = {"w": {"deep": jnp.ones(2)}, "b": jnp.ones(())}
+    optimizer = optax.chain(optax.identity(), optax.partition({"a": average, "o": SGD()}, {"w": "a", "b": "o"}))
+    after, state = one_update(optimizer, params)
+    own, own_state = one_update(average, params["w"])
+    truth = {"w": transforms.evaluation_params(own_state, own), "b": after["b"]}
+    chex.assert_trees_all_close(transforms.evaluation_params(state, after), truth)
+    masked, state = one_update(optax.masked(average, {"w": True, "b": False}), params)
+    chex.assert_trees_all_close(transforms.evaluation_params(state, masked)["w"], truth["w"])
+    assert average is not AVERAGES["average"] or truth["w"]["deep"][0] == np.float32(1 - 0.1 * 0.25)
+
+
+def test_what_a_guard_keeps_to_go_back_to_is_not_evaluated():
+    for average in AVERAGES.values():
+        after, state = one_update(transforms.guard(average, policy="restore"), jnp.ones(2))
+        truth = transforms.evaluation_params(state.inner, after)
+        np.testing.assert_array_equal(transforms.evaluation_params(state, after), truth)
+
+
+def test_the_weights_of_a_long_run_keep_their_digits():
+    optimizer, y, num = transforms.schedule_free_adamw(0.1), jnp.zeros(()), 10**6
+    state = optimizer.init(y)._replace(count=jnp.int32(num), largest_rate=jnp.float32(0.1), relative_total=jnp.float32(num))
+    for t in range(num + 1, num + 4):  # without a gradient, all that moves y is its share of the way to z
+        updates, state = optimizer.update(jnp.zeros(()), state._replace(z=jnp.ones(())), y)
+        assert (updates, state.relative_total) == (np.float32(1 / t), t)
+
+
+@pytest.mark.parametrize("average", AVERAGES.values(), ids=AVERAGES)
+def test_an_average_refuses_gradients_that_do_not_fit_and_updates_without_parameters(average):
+    params, state = jnp.ones((3, 2)), average.init(jnp.ones((3, 2)))
+    with pytest.raises(ValueError, match=r"`grads` must have the shapes of `params`, got \(2,\) where"):
+        average.update(jnp.ones(2), state, params)
+    with pytest.raises(TypeError, match="`params` must be given to `update`"):
+        average.update(params, state)
 
 
 def test_a_fit_trains_the_parameters_and_evaluates_their_average():
@@ -191,12 +230,16 @@ def test_a_fit_trains_the_parameters_and_evaluates_their_average():
     ("make", "message"),
     [
         (lambda: transforms.fading(1.0), "`decay` must be at least 0 and below 1, got 1.0"),
-        (lambda: transforms.equal(every=0), "`every` must be finite and above 0, got 0"),
-        (lambda: transforms.lookahead(SGD(), sync_steps=0), "`sync_steps` must be finite and above 0"),
+        (lambda: transforms.equal(every=0), "`every` must be a whole number of at least 1, got 0"),
+        (lambda: transforms.lookahead(SGD(), sync_steps=0), "`sync_steps` must be a whole number of at least 1, got 0"),
         (lambda: transforms.lookahead(SGD(), slow_step=-0.5), "`slow_step` must be finite and at least 0, got -0.5"),
         (lambda: transforms.schedule_free_adamw(b1=0.0), "`b1` must be above 0 and below 1, got 0.0"),
+        (lambda: transforms.equal(start=1.5), "`start` must be a whole number of at least 0, got 1.5"),
+        (lambda: transforms.equal(every=0.5), "`every` must be a whole number of at least 1, got 0.5"),
+        (lambda: transforms.lookahead(SGD(), sync_steps=2.5), "`sync_steps` must be a whole number of at least 1, got 2.5"),
+        (lambda: transforms.average(SGD(), 0.9), r"`weight` must be a function of .*, got 0.9. Call average\(optimizer, fading"),
     ],
 )
 def test_numbers_that_make_no_sense_are_refused(make, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         make()

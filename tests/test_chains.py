@@ -71,13 +71,33 @@ def test_a_micro_batch_with_a_bad_weight_or_loss_is_left_out():
     assert (state.skips.total, state.skips.in_a_row, state.skips.loss) == (2, 2, 1.0)
 
 
+def test_means_that_overflow_make_no_update_and_are_counted():
+    weights = [10, 10, 1, 1, 1e38, 3e38, 1, 1]
+    updates, state = updates_of(accumulate(optax.sgd(1.0), 2), [3e38, -3e38, 1, 1, 1e-20, 1e-20, 2, 2], weight=weights)
+    np.testing.assert_allclose(updates, [0, 0, 0, -1, 0, 0, 0, -2])
+    assert (state.skips.total, state.skips.in_a_row, state.num_updates) == (2, 0, 2)
+
+
+def test_an_accumulation_inside_another_is_told_the_weights():
+    updates, _ = updates_of(accumulate(accumulate(optax.sgd(1.0), 2), 2), [4.0, 2.5, 1.0, 3.0], weight=[4, 2, 1, 1])
+    np.testing.assert_allclose(updates, [0, 0, 0, -(16 + 5 + 1 + 3) / 8], rtol=1e-6)
+
+
+def test_an_accumulation_refuses_gradients_that_would_be_broadcast():
+    optimizer = accumulate(optax.sgd(1.0), 2)
+    with pytest.raises(ValueError, match=r"`grads` must have the shapes of `params`, got \(2,\) where"):
+        optimizer.update(jnp.ones(2), optimizer.init(jnp.ones((3, 2))))
+
+
 def test_schedules_count_updates_and_the_optimizer_is_told_means():
     def update(updates, state, params=None, *, value, grad, **extra_args):
+        assert extra_args.keys() == {"weight"}
         return value + 10 * grad + 100 * updates, state
 
     told = optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
     optimizer = optax.chain(accumulate(optax.chain(told, optax.scale_by_schedule(lambda count: count + 1.0)), 2))
-    found, _ = updates_of(optimizer, [1, 2, 3, 4], value=[1, 5, 2, 4], grad=[1, 2, 3, 4], weight=[1, 3, 1, 1])
+    told = {"value": [1, 5, 2, 4], "grad": [1, 2, 3, 4], "weight": [1, 3, 1, 1], "value_fn": [0, 0, 0, 0]}
+    found, _ = updates_of(optimizer, [1, 2, 3, 4], **told)
     np.testing.assert_allclose(found, [0, 4 + 17.5 + 175, 0, 2 * (3 + 35 + 350)])
 
 
@@ -141,7 +161,7 @@ def test_figures_are_those_of_the_formulas():
         grads = jax.tree.map(lambda leaf: size / 5 * leaf, params)  # noqa: B023
         _, state = optimizer.update(grads, state, params)
         truth = {"grad_norm": size, "clipped_grad_norm": min(size, 1), "is_clipped": size > 1, "is_finite": True,
-                 "learning_rate": RATE(step), "update_ratio": RATE(step) * min(size, 1) / 5}  # fmt: skip
+                 "used_rate": RATE(step), "update_ratio": RATE(step) * min(size, 1) / 5}  # fmt: skip
         if np.isfinite(size):
             chex.assert_trees_all_close(state.metrics, truth, rtol=1e-5)
     assert not state.metrics["is_finite"]
@@ -160,7 +180,7 @@ def test_to_be_observed_changes_no_bit_of_a_fit_and_fills_its_history():
     seen = fit(gk.descent(net_loss, init_net, observe(optimizer, clip=clip, learning_rate=RATE)), data, steps=12)
     assert same_bits(seen.params, plain.params)
     assert same_bits(seen.history["loss"], plain.history["loss"])
-    np.testing.assert_allclose(seen.history["learning_rate"], [RATE(step) for step in range(12)], rtol=1e-6)
+    np.testing.assert_allclose(seen.history["used_rate"], [RATE(step) for step in range(12)], rtol=1e-6)
     np.testing.assert_allclose(seen.history["clipped_grad_norm"], np.minimum(seen.history["grad_norm"], 0.5), rtol=1e-5)
     assert seen.history["is_finite"].all()
     np.testing.assert_array_equal(seen.history["is_clipped"], seen.history["grad_norm"] >= 0.5)
@@ -170,10 +190,54 @@ def test_rates_are_those_of_the_updates_made_inside_accumulation_and_guard():
     optimizer = observe(guard(accumulate(optax.adam(RATE), 2)), learning_rate=RATE)
     _, (_, metrics) = unrolled(gk.descent(net_loss, init_net, optimizer), with_bad(cut([8] * 9), 1))
     rates = [RATE(step) for step in (0, 0, 0, 1, 1, 2, 2, 3, 3)]
-    np.testing.assert_allclose(metrics["learning_rate"], rates, rtol=1e-6)
+    np.testing.assert_allclose(metrics["used_rate"], rates, rtol=1e-6)
     assert metrics["is_finite"].tolist() == [1, 0, 1, 1, 1, 1, 1, 1, 1]
     assert np.isnan(metrics["grad_norm"][1])
     assert np.flatnonzero(metrics["update_ratio"]).tolist() == [2, 4, 6, 8]
+
+
+# optimizer -> the updates it has made when 1, 1, NaN and 1 have come; one that goes back counts again
+COUNTED = {
+    "behind a schedule of the clip": (optax.chain(clip_by_global_norm(RATE), accumulate(optax.sgd(RATE), 2)), 2),
+    "before a count of all steps": (optax.chain(guard(optax.sgd(RATE)), optax.ema(0.0)), 3),
+    "beside a kept point": (guard(optax.sgd(RATE), policy="restore", every=1), 2),
+    "in a rule": (optax.chain(guard(gk.as_torch.rprop(RATE)), optax.ema(0.0)), 3),
+    "in no state that is known": (optax.chain(guard(optax.scale_by_adam()), optax.ema(0.0)), 3),
+    "beside a parameter of that name": (optax.sgd(RATE, momentum=0.5), 4),
+}
+
+
+@pytest.mark.parametrize(("optimizer", "count"), COUNTED.values(), ids=COUNTED)
+def test_the_rate_told_is_that_of_the_count_of_the_rate(optimizer, count):
+    observed, params = observe(optimizer, learning_rate=RATE, prefix="all_"), {"count": jnp.ones(())}
+    state = observed.init(params)
+    for grad in (1.0, 1.0, NAN, 1.0, 1.0):
+        _, state = observed.update({"count": jnp.array(grad)}, state, params)
+    np.testing.assert_allclose(state.metrics["all_used_rate"], RATE(count), rtol=1e-6)
+
+
+def test_a_nan_that_a_clip_leaves_alone_is_not_clipped_and_groups_have_their_own_figures():
+    params = {"a": jnp.ones(2), "b": jnp.ones(2)}
+    groups = {name: observe(optax.sgd(0.1), clip=optax.clip(1.0), prefix=f"{name}_") for name in params}
+    optimizer = optax.partition(groups, {"a": "a", "b": "b"})
+    grads = {"a": jnp.array([0.5, NAN]), "b": jnp.array([2.0, NAN])}
+    metrics = reported(gk.Info(jnp.zeros(()), {}), optimizer.update(grads, optimizer.init(params), params)[1]).metrics
+    assert (metrics["a_is_clipped"], metrics["b_is_clipped"], metrics["a_is_finite"]) == (False, True, False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"learning_rate": -1.0}, "`learning_rate` must be finite and at least 0, got -1.0"),
+        ({"learning_rate": NAN}, "`learning_rate` must be finite and at least 0, got nan"),
+        ({"learning_rate": "0.1"}, "`learning_rate` must be a number, a traced value or a schedule, got '0.1'"),
+        ({"learning_rate": np.ones(2)}, r"`learning_rate` must be a scalar, got an array of shape \(2,\)"),
+        ({"clip": 1.0}, "`clip` must be an optax gradient transformation, got 1.0. Pass for example gk.transforms.clip_by_glo"),
+    ],
+)
+def test_figures_of_what_makes_no_sense_are_refused(arguments, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        observe(optax.sgd(0.1), **arguments)
 
 
 def test_a_fit_shows_figures_that_are_not_finite_of_a_step_that_is_undone():

@@ -83,6 +83,7 @@ def test_random_keys_in_a_state_are_undone_as_well():
     path, _ = unroll(noise, np.zeros(1), [[NAN], [0.0], [0.0]])
     truth, _ = unroll(optax.add_noise(1.0, 0.5, jax.random.key(3)), np.zeros(1), [[0.0], [0.0]])
     np.testing.assert_array_equal(path[1:], truth)
+    assert noise.update(jnp.zeros(1), noise.init(jnp.zeros(1)), jnp.zeros(1))[1].skips.total == 0  # and outside of jit
 
 
 def test_raise_rests_for_ever_and_says_diverged():
@@ -179,6 +180,21 @@ def test_a_fit_goes_on_over_bad_batches_even_the_first():
     np.testing.assert_allclose(np.delete(losses, bad), infos.loss, rtol=1e-5)
 
 
+def test_a_sweep_is_judged_from_the_first_loss_there_is_and_by_the_last_count():
+    def make(h):
+        observed = gk.transforms.observe(guard(optax.sgd(h.learning_rate)), learning_rate=h.learning_rate)
+        return gk.descent(net_loss, init_net, observed)
+
+    sweep = gk.sweep(make, stream((0, 11)), gk.grid(learning_rate=[1e-6, 0.03]), steps=12, progress=False)
+    table = sweep.table()
+    losses = sweep[0].history["loss"]
+    np.testing.assert_allclose(table.initial_loss, losses[1], rtol=1e-5)
+    assert (losses[0], table.skipped.tolist(), table.skipped_in_a_row.tolist()) == (2.0**64, [2, 2], [1, 1])
+    np.testing.assert_allclose(table.used_rate, table.learning_rate, rtol=1e-6)
+    assert sweep.summary().axes[0].low == 0.03
+    assert "e+19" not in repr(sweep[0])
+
+
 def test_a_fit_under_raise_ends_diverged_with_its_last_parameters():
     found = fitted("raise", (4,))
     assert (found.status, found.steps) == (gk.Status.DIVERGED, 4)
@@ -208,10 +224,12 @@ def test_members_of_a_sweep_that_skip_leave_the_others_alone():
     assert same_bits(sweeps[0].params(0), sweeps[1].params(0))
 
 
-def test_batch_statistics_of_a_skipped_step_are_not_taken():
+@pytest.mark.parametrize(("policy", "truth"), [("skip", 1 + 3**4 + 2**4), ("restore", 1 + 2**4)])
+def test_batch_statistics_of_a_step_are_taken_and_undone_with_it(policy, truth):
     def loss(params, seen, batch, key):
-        return jnp.mean((params - batch) ** 2), (seen + jnp.mean(batch), {})
+        return jnp.mean((params - batch) ** 2), (seen + jnp.mean(batch) ** 4, {})
 
-    batches = [np.full(2, value, np.float32) for value in (1.0, NAN, 3.0)]
-    descent = gk.descent(loss, jnp.zeros(()), guard(optax.sgd(0.1)), state=jnp.zeros(()))
-    assert unrolled(descent, batches)[0].state == 4.0
+    batches = [np.full(2, value, np.float32) for value in (1.0, 3.0, NAN, 1e10, NAN, 2.0)]  # the loss of 1e10 is finite
+    optimizer = guard(optax.sgd(0.1), policy=policy, every=1)
+    state, infos = unrolled(gk.descent(loss, jnp.zeros(()), optimizer, state=jnp.zeros(())), batches)
+    assert (state.state, infos.metrics["skipped"][-1]) == (truth, 3)

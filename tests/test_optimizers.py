@@ -239,6 +239,13 @@ def test_a_learning_rate_that_is_no_number_is_refused(value):
         scale_by_learning_rate(value)
 
 
+@pytest.mark.parametrize("make", [lambda d: optimizers.rmsprop(0.1, decay=d), lambda d: optimizers.adadelta(0.1, rho=d)])
+@pytest.mark.parametrize("decay", [1.0, 1.5])
+def test_a_mean_that_does_not_fade_is_refused(make, decay):
+    with pytest.raises(ValueError, match=f"must be at least 0 and below 1, got {decay}"):
+        make(decay)
+
+
 def test_a_number_with_a_shape_is_refused():
     with pytest.raises(ValueError, match=r"`learning_rate` must be a scalar, got an array of shape \(3,\)"):
         optimizers.adam(jnp.ones(3))

@@ -143,6 +143,36 @@ def test_extra_arguments_reach_the_optimizer_inside(case):
     assert optimizer.update(jnp.ones(()), optimizer.init(jnp.ones(())), jnp.ones(()), boost=3.0)[0] == 3.0
 
 
+AVERAGES = [transforms.average(momentum(0.1), transforms.equal()), transforms.lookahead(momentum(0.1), sync_steps=1),
+            transforms.schedule_free_adamw()]  # fmt: skip
+MADE = [*(case.make(case.knobs[0]) for case in CASES), *AVERAGES, transforms.guard(AVERAGES[2], policy="restore")]
+
+
+def test_no_state_shares_a_buffer_so_that_all_can_be_donated():
+    params = jax.tree.map(jnp.asarray, start())
+    for optimizer in MADE:
+        leaves = jax.tree.leaves((params, optimizer.init(params)))
+        assert len({leaf.unsafe_buffer_pointer() for leaf in leaves}) == len(leaves)
+
+
+def test_parameters_may_be_python_numbers():
+    for optimizer in MADE:
+        found = []
+        for convert in (float, jnp.float32):
+            params = {"layers": [{"kernel": convert(0.5)}], "bias": convert(2.0)}
+            updates, _ = optax.with_extra_args_support(optimizer).update(params, optimizer.init(params), params, value=1.0)
+            found.append(updates)
+        chex.assert_trees_all_close(*found)
+
+
+@pytest.mark.parametrize("wrap", [*(case.wrap for case in CASES if case.wrap), transforms.lookahead,
+                                  lambda optimizer: transforms.average(optimizer, transforms.equal())])  # fmt: skip
+@pytest.mark.parametrize("optimizer", [None, "adam", 3, optax.adam])
+def test_what_is_no_optimizer_is_refused(wrap, optimizer):
+    with pytest.raises(TypeError, match="`optimizer` must be an optax gradient transformation, got "):
+        wrap(optimizer)
+
+
 def clipped(clip, grads):
     return clip.update(grads, clip.init(grads))[0]
 
@@ -227,6 +257,12 @@ def test_the_first_pattern_of_a_path_wins_and_other_leaves_stay():
         assert (*layers, updates["bias"][0], updates["rest"]) == (0.5, 0.25, 3.0 + step, 1.0)
 
 
+def test_a_factor_of_zero_freezes_even_what_is_not_finite():
+    scale, grads = transforms.scale_by_path({"a": 0.0, "b": 2.0}), {"a": jnp.array([np.nan, np.inf]), "b": jnp.array(np.nan)}
+    updates, _ = scale.update(grads, scale.init(grads))
+    assert updates["a"].tolist() == [0.0, 0.0] and np.isnan(updates["b"])
+
+
 @pytest.mark.parametrize("patterns", [["kernel"], ["*", "bias"], ["layers0.*"]])
 def test_a_pattern_in_vain_is_refused_with_the_names_of_the_leaves(patterns):
     names = r"layers\[0\].kernel, layers\[1\].kernel. Left over"
@@ -246,7 +282,9 @@ def test_a_pattern_in_vain_is_refused_with_the_names_of_the_leaves(patterns):
         (lambda: transforms.reduce_on_plateau(threshold=-1.0), "`threshold` must be finite and at least 0"),
         (lambda: transforms.reduce_on_plateau(min_scale=np.nan), "`min_scale` must be finite and at least 0"),
         (lambda: transforms.reduce_on_plateau().update(1.0, transforms.reduce_on_plateau().init(None)), "`value` must be given"),
+        (lambda: transforms.reduce_on_plateau(min_scale=5.0), "`min_scale` must be at most 1, got 5.0"),
         (lambda: transforms.scale_by_path({"*": -1.0}), r"`factors\['\*'\]` must be finite and at least 0, got -1.0"),
+        (lambda: transforms.scale_by_path({"a": jnp.ones((3, 1))}), r"`factors\['a'\]` must be a scalar, got an array of shape"),
     ],
 )
 def test_bad_numbers_are_refused(make, message):

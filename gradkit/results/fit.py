@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gradkit.contracts import Status
 from gradkit.engine.ledger import Ledger
+from gradkit.transforms.skips import NO_LOSS_YET
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -44,10 +46,16 @@ class Fit:
     rung: int = 0
 
     @property
+    def curve(self) -> np.ndarray:
+        """The loss of each step recorded; NaN where there was none: not made, or left out by a guard before the first."""
+        losses = self.history["loss"]
+        stand_in = min(NO_LOSS_YET, float(jnp.finfo(losses.dtype).max))
+        return np.where(losses == stand_in, np.nan, np.asarray(losses, float))
+
+    @property
     def losses(self) -> np.ndarray:
         """The finite losses recorded, in order."""
-        losses = np.asarray(self.history["loss"], float)
-        return losses[np.isfinite(losses)]
+        return self.curve[np.isfinite(self.curve)]
 
     def __repr__(self) -> str:
         losses = self.losses

@@ -83,9 +83,10 @@ class Sweep:
     def table(self) -> pd.DataFrame:
         """A row per member: hyper-parameters, status, steps made, losses, metrics, first bad leaf.
 
-        ``initial_loss`` is that of the first batch, ``final_loss`` the mean over the last twentieth of the steps made (one batch
-        alone is noise), ``best_loss`` the lowest of any batch. What the steps report besides their loss stands under its own
-        name, taken like ``final_loss``, and at the first step as ``initial_...``.
+        ``initial_loss`` is that of the first batch that has a finite one, ``final_loss`` the mean over the last twentieth of the
+        steps made (one batch alone is noise), ``best_loss`` the lowest of any batch. What the steps report besides their loss
+        stands under its own name, and at the first step as ``initial_...``; taken like ``final_loss``, but for counts, of which
+        the last tells: ``skipped_in_a_row``, and whole numbers that never fall.
         """
         import pandas as pd
 
@@ -94,7 +95,8 @@ class Sweep:
     def _row(self, member: int) -> dict[str, Any]:
         fit = self.fits[member]
         losses = fit.losses if len(fit.losses) else np.array([np.nan])
-        told = {name: values[: len(losses)] for name, values in fit.history.items() if name != "loss" and len(fit.losses)}
+        is_made = np.isfinite(fit.history["loss"].astype(float))
+        told = {name: values[is_made] for name, values in fit.history.items() if name != "loss" and is_made.any()}
         starts = {f"initial_{name}": values[0] for name, values in (fit.evaluations | told).items() if name != "step"}
         return {
             "member": member,
@@ -106,7 +108,7 @@ class Sweep:
             "final_loss": _at_the_end(losses),
             "best_loss": losses.min(),
             **fit.metrics,
-            **{name: _at_the_end(values) for name, values in told.items()},
+            **{name: values[-1] if _is_count(name, values) else _at_the_end(values) for name, values in told.items()},
             **starts,
             "bad_leaf": fit.bad_leaf,
         }
@@ -212,7 +214,7 @@ class Sweep:
         checks.one_of("goal", goal, ["min", "max"])
         if axis is not None:
             checks.one_of("axis", axis, plots.drawable(axes))
-        losses = pd.DataFrame({member: pd.Series(fit.history["loss"].astype(float)) for member, fit in enumerate(self.fits)})
+        losses = pd.DataFrame({member: pd.Series(fit.curve) for member, fit in enumerate(self.fits)})
         return plots.draw_sweep(table, losses, axes, self.configurations(), metric=metric, goal=goal, axis=axis)
 
     def _metrics(self, table) -> list[str]:
@@ -250,6 +252,11 @@ def configurations(members: Iterable[dict[str, Any]], over: str | None) -> list[
 def _at_the_end(values: np.ndarray) -> Any:
     """The mean over the last twentieth."""
     return values[-max(len(values) // 20, 1) :].mean()
+
+
+def _is_count(name: str, values: np.ndarray) -> bool:
+    """Whether values add up by themselves, so that a mean of them says nothing."""
+    return name == "skipped_in_a_row" or bool((values == np.floor(values)).all() and (values[1:] >= values[:-1]).all())
 
 
 def _readable(value: Any) -> Any:

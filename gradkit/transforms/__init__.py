@@ -30,6 +30,7 @@ from gradkit.transforms.paths import scale_by_path as scale_by_path
 from gradkit.transforms.plateaus import PlateauState as PlateauState
 from gradkit.transforms.plateaus import reduce_on_plateau as reduce_on_plateau
 from gradkit.transforms.precision import mixed_precision as mixed_precision
+from gradkit.transforms.reports import kept_beside as kept_beside
 from gradkit.transforms.reports import reported as reported
 from gradkit.transforms.reports import unless_skipped as unless_skipped
 from gradkit.transforms.rules import RuleState as RuleState

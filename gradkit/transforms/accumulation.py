@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import optax
 
 from gradkit.checks import whole_number
+from gradkit.transforms.entrances import check_gradients
 from gradkit.transforms.skips import Skips, all_finite, count_skip, no_skips, select
+from gradkit.transforms.wrapping import wrapped
 
 
 class AccumulateState(NamedTuple):
@@ -39,9 +41,11 @@ def accumulate(optimizer: Any, num_steps: Any) -> optax.GradientTransformationEx
 
     The weights are those told to ``update(..., weight=)``, 1 by default: with the number of examples or tokens, ragged
     micro-batches give what their union would. :func:`gradkit.descent` tells a metric of the loss that is named ``weight``.
-    The optimizer is told the mean of ``value`` and ``grad``, too, and its schedules count its own updates. A micro-batch
-    whose gradient, weight or loss is not finite is left out and counted; if none is left, there is no update. What stands
-    behind this in a chain acts at every micro-batch: put it into ``optimizer``.
+    The optimizer is told the means as ``value`` and ``grad`` (that of the gradients which come in here, not of those told),
+    the sum of the weights as ``weight``, and no ``value_fn``: that of the last micro-batch is not the loss whose gradient it
+    gets, so a line search finds none. Its schedules count its own updates. A micro-batch whose gradient, weight or loss is
+    not finite is left out and counted; if none is left, there is no update, nor where the sums overflow, which counts as one
+    left out. What stands behind this in a chain acts at every micro-batch: put it into ``optimizer``.
 
     ``optax.MultiSteps`` runs the optimizer at every micro-batch, has no weights, and is NaN for ever after one NaN. Where
     the large batch comes as one array, :func:`gradkit.gradients.accumulate` is simpler.
@@ -52,8 +56,8 @@ def accumulate(optimizer: Any, num_steps: Any) -> optax.GradientTransformationEx
             optimizer runs at each of them, and its result is selected.
 
     Raises:
-        ValueError: ``num_steps`` is below 1.
-        TypeError: It is not a whole number.
+        ValueError: ``num_steps`` is below 1; or while tracing, if structure or shapes of gradients and parameters differ.
+        TypeError: It is not a whole number, or ``optimizer`` is none.
 
     >>> optimizer = accumulate(optax.sgd(1.0), 2)
     >>> state = optimizer.init(jnp.zeros(()))
@@ -65,13 +69,14 @@ def accumulate(optimizer: Any, num_steps: Any) -> optax.GradientTransformationEx
     """
     if not isinstance(num_steps, jax.core.Tracer):
         whole_number("num_steps", num_steps, at_least=1, remedy="Count the micro-batches of an update.")
-    optimizer = optax.with_extra_args_support(optimizer)
+    optimizer = wrapped(optimizer)
 
     def init(params):
-        number, count = jnp.zeros((), jnp.result_type(float)), jnp.zeros((), jnp.int32)
-        return AccumulateState(no_skips(), count, count, number, number, _wide_zeros(params), optimizer.init(params))
+        counts, sums = jnp.zeros((2,), jnp.int32), jnp.zeros((2,), jnp.result_type(float))
+        return AccumulateState(no_skips(), *counts, *sums, _wide_zeros(params), optimizer.init(params))
 
     def update(updates, state, params=None, *, weight=1.0, **extra_args):
+        check_gradients(updates, state.grads)
         value = extra_args.get("value")
         is_good = all_finite(updates, weight, value)
 
@@ -79,15 +84,16 @@ def accumulate(optimizer: Any, num_steps: Any) -> optax.GradientTransformationEx
             return total + jnp.where(is_good, weight * term, 0).astype(total.dtype)
 
         total, value_sum = add(state.weight, 1.0), add(state.value, 0.0 if value is None else value)
-        grads = jax.tree.map(add, state.grads, jax.tree.map(lambda g, like: g.astype(like.dtype), updates, state.grads))
+        grads = jax.tree.map(lambda total, g: add(total, jnp.asarray(g, total.dtype)), state.grads, updates)
         is_due = state.mini_step + 1 >= num_steps
-        is_update = is_due & (total > 0)
+        has_any, divisor = is_due & (total > 0), jnp.where(total > 0, total, 1)
+        mean = jax.tree.map(lambda leaf, like: (leaf / divisor).astype(jnp.result_type(like)), grads, updates)
+        means = {"value": value_sum / divisor, "grad": mean}
+        is_update = has_any & all_finite(total, means)
 
         def step():
-            mean = jax.tree.map(lambda leaf, like: (leaf / total).astype(like.dtype), grads, updates)
-            means = {"value": value_sum / total, "grad": mean}
-            told = {name: means.get(name, argument) for name, argument in extra_args.items()}
-            return optimizer.update(mean, state.inner, params, **told)
+            told = {name: means.get(name, argument) for name, argument in extra_args.items() if name != "value_fn"}
+            return optimizer.update(mean, state.inner, params, **told, weight=total)
 
         def rest():
             return optax.tree.zeros_like(jax.eval_shape(step)[0]), state.inner
@@ -95,11 +101,13 @@ def accumulate(optimizer: Any, num_steps: Any) -> optax.GradientTransformationEx
         new_updates, inner = jax.lax.cond(is_update, step, rest)
         sums = (jnp.where(is_due, 0, state.mini_step + 1), total, value_sum, grads)
         mini_step, total, value_sum, grads = select(is_due, optax.tree.zeros_like(sums), sums)
-        skips, num_updates = count_skip(state.skips, is_good, value), state.num_updates + is_update
+        skips = count_skip(state.skips, is_good & (is_update | ~has_any), value)
+        num_updates = state.num_updates + is_update
         return new_updates, AccumulateState(skips, mini_step, num_updates, total, value_sum, grads, inner)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _wide_zeros(params):
-    return jax.tree.map(lambda leaf: jnp.zeros(jnp.shape(leaf), jnp.promote_types(leaf.dtype, jnp.float32)), params)
+    wide = lambda leaf: jnp.promote_types(jnp.result_type(leaf), jnp.float32)  # noqa: E731
+    return jax.tree.map(lambda leaf: jnp.zeros(jnp.shape(leaf), wide(leaf)), params)

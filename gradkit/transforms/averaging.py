@@ -12,10 +12,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gradkit.checks import nonnegative
+from gradkit.checks import nonnegative, require, whole_number
 from gradkit.transforms.adam import bias_correction
-from gradkit.transforms.entrances import widen
+from gradkit.transforms.entrances import check_gradients, widen
+from gradkit.transforms.guarding import Kept
 from gradkit.transforms.scheduling import values_at
+from gradkit.transforms.wrapping import copied, require_params, wrapped
 
 
 class AverageState(NamedTuple):
@@ -50,7 +52,7 @@ class LookaheadState(NamedTuple):
         return self.slow
 
 
-def average(optimizer: optax.GradientTransformation, weight: Callable[[jax.Array], Any]) -> optax.GradientTransformationExtraArgs:
+def average(optimizer: Any, weight: Any) -> optax.GradientTransformationExtraArgs:
     """Keep an average of the parameters beside an optimizer, whose updates pass unchanged::
 
         average += weight(count) * (params after the update - average)
@@ -58,6 +60,10 @@ def average(optimizer: optax.GradientTransformation, weight: Callable[[jax.Array
     Args:
         optimizer: Any optax transformation, a whole chain: what it gives is added to the parameters.
         weight: ``count -> weight`` of the parameters after ``count + 1`` updates, from :func:`fading` or :func:`equal`.
+
+    Raises:
+        TypeError: ``optimizer`` or ``weight`` is none; or while tracing, if ``update`` is not told the parameters.
+        ValueError: While tracing, if structure or shapes of gradients and parameters differ.
 
     >>> sgd = average(optax.sgd(0.5), fading(0.9))
     >>> theta = jnp.array([4.0, -1.0])
@@ -68,12 +74,16 @@ def average(optimizer: optax.GradientTransformation, weight: Callable[[jax.Array
     References:
         Polyak and Juditsky, Acceleration of stochastic approximation by averaging, 1992: https://doi.org/10.1137/0330046
     """
-    optimizer = optax.with_extra_args_support(optimizer)
+    optimizer = wrapped(optimizer)
+    require(callable(weight), "weight", "be a function of the count of updates", weight,
+            "Call average(optimizer, fading(0.9)), or equal() for a plain mean.", error=TypeError)  # fmt: skip
 
     def init(params):
-        return AverageState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.asarray, widen(params)), optimizer.init(params))
+        return AverageState(jnp.zeros((), jnp.int32), copied(widen(params)), optimizer.init(params))
 
     def update(updates, state, params=None, **extra_args):
+        require_params(params)
+        check_gradients(updates, params)
         updates, inner = optimizer.update(updates, state.inner, params, **extra_args)
         now = widen(optax.apply_updates(params, updates))
         portion = weight(state.count)
@@ -123,6 +133,7 @@ def equal(*, start: Any = 0, every: Any = 1) -> Callable[[jax.Array], jax.Array]
 
     Raises:
         ValueError: ``start`` is negative or ``every`` below 1.
+        TypeError: One of them is not whole.
 
     >>> weight = equal(start=1, every=2)
     >>> [round(float(weight(jnp.int32(count))), 2) for count in range(6)]
@@ -131,8 +142,8 @@ def equal(*, start: Any = 0, every: Any = 1) -> Callable[[jax.Array], jax.Array]
     References:
         Izmailov et al., Averaging weights leads to wider optima and better generalization, 2018: https://arxiv.org/abs/1803.05407
     """
-    nonnegative("start", start)
-    nonnegative("every", every, positive=True)
+    _require_whole("start", start, at_least=0)
+    _require_whole("every", every, at_least=1)
 
     def weight(count):
         since = count - start
@@ -141,9 +152,7 @@ def equal(*, start: Any = 0, every: Any = 1) -> Callable[[jax.Array], jax.Array]
     return weight
 
 
-def lookahead(
-    optimizer: optax.GradientTransformation, *, sync_steps: Any = 6, slow_step: Any = 0.5
-) -> optax.GradientTransformationExtraArgs:
+def lookahead(optimizer: Any, *, sync_steps: Any = 6, slow_step: Any = 0.5) -> optax.GradientTransformationExtraArgs:
     """Slow weights that go part of the way the fast ones went, every few updates; the fast ones start again from there::
 
         slow += slow_step * (fast - slow),    fast = slow        every sync_steps updates
@@ -156,7 +165,9 @@ def lookahead(
         slow_step: Part of the way, a number, a traced value or a schedule.
 
     Raises:
-        ValueError: A number is negative or not finite.
+        ValueError: A number is negative or not finite, ``sync_steps`` below 1; or while tracing, if structure or shapes of
+            gradients and parameters differ.
+        TypeError: ``optimizer`` is none, ``sync_steps`` not whole; or while tracing, if ``update`` is not told the parameters.
 
     >>> sgd = lookahead(optax.sgd(0.5), sync_steps=1)
     >>> theta = jnp.array([4.0, -1.0])
@@ -166,21 +177,23 @@ def lookahead(
     References:
         Zhang et al., Lookahead optimizer: k steps forward, 1 step back, 2019: https://arxiv.org/abs/1907.08610
     """
-    nonnegative("sync_steps", sync_steps, positive=True)
+    _require_whole("sync_steps", sync_steps, at_least=1)
     nonnegative("slow_step", slow_step)
-    optimizer, at = optax.with_extra_args_support(optimizer), values_at({"slow_step": slow_step})
+    optimizer, at = wrapped(optimizer), values_at({"slow_step": slow_step})
 
     def init(params):
-        return LookaheadState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.asarray, widen(params)), optimizer.init(params))
+        return LookaheadState(jnp.zeros((), jnp.int32), copied(widen(params)), optimizer.init(params))
 
     def update(updates, state, params=None, **extra_args):
+        require_params(params)
+        check_gradients(updates, params)
         updates, inner = optimizer.update(updates, state.inner, params, **extra_args)
         fast, count = widen(optax.apply_updates(params, updates)), optax.safe_increment(state.count)
         is_due = count % sync_steps == 0
         part = jnp.where(is_due, at(state.count)["slow_step"], 0.0)
         slow = jax.tree.map(lambda old, new: _toward(old, new, part), state.slow, fast)
         updates = jax.tree.map(
-            lambda u, new, theta: jnp.where(is_due, (new - theta).astype(u.dtype), u), updates, slow, widen(params)
+            lambda u, new, theta: jnp.where(is_due, (new - theta).astype(jnp.result_type(u)), u), updates, slow, widen(params)
         )
         return updates, LookaheadState(count, slow, inner)
 
@@ -191,7 +204,8 @@ def evaluation_params(state: Any, params: Any) -> Any:
     """The parameters to evaluate, save and use: the average that an optimizer keeps, else ``params``.
 
     Args:
-        state: Of any optimizer; the average may be anywhere in it. Of two for the same leaves the later one counts.
+        state: Of any optimizer; the average may be anywhere in it but where a guard keeps a point to go back to. It holds for
+            the leaves of its group in ``optax.partition``; of two for the same leaves the later one counts.
         params: The parameters that are trained.
 
     Returns:
@@ -201,13 +215,22 @@ def evaluation_params(state: Any, params: Any) -> Any:
     Array([1., 1.], dtype=float32)
     """
     keeps_average = lambda node: hasattr(node, "evaluation")  # noqa: E731
-    for node in filter(keeps_average, jax.tree.leaves(state, is_leaf=keeps_average)):
-        is_masked = lambda leaf: isinstance(leaf, optax.MaskedNode)  # noqa: E731
-        leaves, structure = jax.tree.flatten(params)
-        found = jax.tree.leaves(node.evaluation(params), is_leaf=is_masked)
-        merged = [old if is_masked(new) else new.astype(jnp.result_type(old)) for old, new in zip(leaves, found)]
-        params = jax.tree.unflatten(structure, merged)
+    for node in jax.tree.leaves(state, is_leaf=lambda node: keeps_average(node) or isinstance(node, Kept)):
+        if keeps_average(node):
+            params = in_group(lambda new, old: new.astype(jnp.result_type(old)), node.evaluation(params), params)
     return params
+
+
+def in_group(change: Callable, found: Any, params: Any) -> Any:
+    """``change(found, params)`` leaf by leaf, where ``optax.masked`` lets see; what it hides stays as in ``params``."""
+    is_masked = lambda leaf: isinstance(leaf, optax.MaskedNode)  # noqa: E731
+    return jax.tree.map(lambda new, old: old if is_masked(new) else change(new, old), found, params, is_leaf=is_masked)
+
+
+def _require_whole(argument: str, value: Any, *, at_least: int):
+    """Refuse a number of updates that is not whole; traced ones pass."""
+    if not isinstance(value, jax.core.Tracer):
+        whole_number(argument, value, at_least=at_least, remedy="Count updates.")
 
 
 def _toward(start: jax.Array, end: jax.Array, part: Any) -> jax.Array:

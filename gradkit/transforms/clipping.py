@@ -91,12 +91,13 @@ def _clipping(shrink, max_norm):
 def _shrink(tree, max_norm):
     scale, root = _scale_and_root(tree)
     is_long, factor = root > max_norm / scale, max_norm / jnp.where(root == 0, 1, root)
-    return jax.tree.map(lambda leaf: jnp.where(is_long, leaf / scale * factor, leaf).astype(leaf.dtype), tree)
+    return jax.tree.map(lambda leaf: jnp.where(is_long, leaf / scale * factor, leaf).astype(jnp.result_type(leaf)), tree)
 
 
 def _scale_and_root(tree) -> tuple[jax.Array, jax.Array]:
     """The largest magnitude, as far as it has an inverse, and the norm of the tree divided by it."""
-    magnitudes = [jnp.abs(leaf).astype(jnp.promote_types(leaf.dtype, jnp.float32)) for leaf in jax.tree.leaves(tree)]
+    leaves = jax.tree.leaves(tree)
+    magnitudes = [jnp.abs(leaf).astype(jnp.promote_types(jnp.result_type(leaf), jnp.float32)) for leaf in leaves]
     largest = functools.reduce(jnp.maximum, [jnp.max(leaf, initial=0) for leaf in magnitudes], jnp.float32(0))
     limit = 2.0 ** (jnp.finfo(largest.dtype).maxexp * 3 // 4)
     scale = jax.lax.stop_gradient(jnp.clip(largest, 1 / limit, limit))

@@ -1,5 +1,6 @@
 """A step that went wrong, undone as a whole."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -8,8 +9,8 @@ import optax
 
 from gradkit.checks import one_of, whole_number
 from gradkit.contracts import Status
-from gradkit.transforms.skips import Skips, all_finite, are_equal, count_skip, no_skips, require_params, select
-from gradkit.trees import is_inexact
+from gradkit.transforms.skips import Skips, all_finite, are_equal, count_skip, no_skips, select, stays_finite
+from gradkit.transforms.wrapping import copied, require_params, wrapped
 
 POLICIES = ("skip", "raise", "restore")
 
@@ -45,7 +46,7 @@ def guard(optimizer: Any, *, policy: str = "skip", every: Any = 100) -> optax.Gr
     that no schedule moves on. The state must stay finite, too: squares of finite gradients overflow, and would hold a
     parameter fast for ever. Good steps are those of the optimizer alone, to rounding. The loss is looked at where ``value`` is
     told, as :func:`gradkit.descent` does. There, a step undone counts as made: the history shows the last finite loss in its
-    place (``2**64`` before the first), and ``skipped`` and ``skipped_in_a_row``.
+    place (``2**64`` before the first, which a sweep's table takes for none), and ``skipped`` and ``skipped_in_a_row``.
 
     Policies:
 
@@ -54,6 +55,7 @@ def guard(optimizer: Any, *, policy: str = "skip", every: Any = 100) -> optax.Gr
     - ``"restore"`` goes back to the last good point and on from there. For dynamics that blow up, which had gone wrong
       some finite steps before; not without random batches, where it comes the same way again. Updates are added, which
       rounds: the way back takes a second step, rarely a third, before training goes on. Costs a copy of parameters and state.
+      The state of a loss (batch statistics) goes back with them where the guard is the outermost of a descent's optimizer.
 
     ``optax.apply_if_finite`` looks at the gradients only, and lets them in after some failures.
 
@@ -64,7 +66,7 @@ def guard(optimizer: Any, *, policy: str = "skip", every: Any = 100) -> optax.Gr
 
     Raises:
         ValueError: Unknown policy, or ``every`` below 1.
-        TypeError: While tracing, if ``update`` is not told the parameters.
+        TypeError: ``optimizer`` is none; or while tracing, if ``update`` is not told the parameters.
 
     >>> optimizer, params = guard(optax.adam(0.1)), jnp.ones(2)
     >>> state = optimizer.init(params)
@@ -75,11 +77,11 @@ def guard(optimizer: Any, *, policy: str = "skip", every: Any = 100) -> optax.Gr
     one_of("policy", policy, POLICIES)
     if not isinstance(every, jax.core.Tracer):
         whole_number("every", every, at_least=1, remedy="Count good steps.")
-    optimizer = optax.with_extra_args_support(optimizer)
+    optimizer = wrapped(optimizer)
 
     def init(params):
         inner = optimizer.init(params)
-        kept = Kept(*jax.tree.map(jnp.copy, (params, inner)), jnp.zeros((), jnp.int32)) if policy == "restore" else ()
+        kept = Kept(*copied((params, inner)), jnp.zeros((), jnp.int32)) if policy == "restore" else ()
         return GuardState(no_skips(), jnp.asarray(Status.RUNNING, jnp.int32), kept, inner)
 
     def update(updates, state, params=None, **extra_args):
@@ -87,7 +89,7 @@ def guard(optimizer: Any, *, policy: str = "skip", every: Any = 100) -> optax.Gr
         new_updates, inner = optimizer.update(updates, state.inner, params, **extra_args)
         value = extra_args.get("value")
         is_good = all_finite(value, updates, new_updates, optax.apply_updates(params, new_updates))
-        is_good &= _stays_finite(state.inner, inner) & (state.status == Status.RUNNING)
+        is_good &= stays_finite(state.inner, inner) & (state.status == Status.RUNNING)
         kept, status, instead = state.kept, state.status, (optax.tree.zeros_like(new_updates), state.inner)
         if policy == "raise":
             status = jnp.where(is_good, status, Status.DIVERGED)
@@ -108,10 +110,10 @@ def _keep(kept, is_good, every, params, inner):
     return Kept(*select(is_due, (params, inner), (kept.params, kept.inner)), age)
 
 
-def _stays_finite(old, new):
-    """Whether what was finite in a state still is; some begin at infinity (the lowest loss so far)."""
-
-    def stays(old, new):
-        return jnp.all(jnp.isfinite(new) | ~jnp.isfinite(old)) if is_inexact(new) else True
-
-    return jax.tree.reduce(jnp.logical_and, jax.tree.map(stays, old, new), jnp.asarray(True))
+def found(state: Any, kind: type | tuple[type, ...]) -> Iterator[Any]:
+    """All states of a kind in the state of a chain, outer ones first; not those that a guard keeps to go back to."""
+    for node in jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, (kind, Kept))):
+        if isinstance(node, kind) and not isinstance(node, Kept):
+            yield node
+            for part in node:
+                yield from found(part, kind)

@@ -6,9 +6,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gradkit.checks import require
+from gradkit.checks import nonnegative, require
 from gradkit.transforms.clipping import norm
-from gradkit.transforms.skips import all_finite, are_equal, require_params
+from gradkit.transforms.guarding import found
+from gradkit.transforms.rules import RuleState
+from gradkit.transforms.schedule_free import ScheduleFreeState
+from gradkit.transforms.scheduling import values_at
+from gradkit.transforms.skips import all_finite, are_equal
+from gradkit.transforms.wrapping import require_params, wrapped
+
+RATED = (optax.ScaleByScheduleState, RuleState, ScheduleFreeState)  # states of what a rate stands in
 
 
 class ObserveState(NamedTuple):
@@ -25,7 +32,9 @@ class ObserveState(NamedTuple):
     inner: Any
 
 
-def observe(optimizer: Any, *, clip: Any = None, learning_rate: Any = None) -> optax.GradientTransformationExtraArgs:
+def observe(
+    optimizer: Any, *, clip: Any = None, learning_rate: Any = None, prefix: str = ""
+) -> optax.GradientTransformationExtraArgs:
     """Follow ``optax.chain(clip, optimizer)``, and keep figures of each update in the state::
 
         grad_norm           norm of the gradients that come in
@@ -33,7 +42,7 @@ def observe(optimizer: Any, *, clip: Any = None, learning_rate: Any = None) -> o
         is_clipped          whether the clip changed any of them; only with ``clip``
         update_ratio        norm of the updates over norm of the parameters; 0 while all of these are zero
         is_finite           whether loss (where ``value`` is told), gradients and updates are finite
-        learning_rate       rate of this update; only with ``learning_rate``
+        used_rate           rate of this update; only with ``learning_rate``
 
     Norms are over all leaves. In a fit or sweep of :func:`gradkit.descent` the figures are in the history by themselves.
     Put it around :func:`guard` to see the steps that are undone: a guard around it takes their figures back as well.
@@ -43,12 +52,16 @@ def observe(optimizer: Any, *, clip: Any = None, learning_rate: Any = None) -> o
         optimizer: Any optax transformation.
         clip: The transformation before it that clips.
         learning_rate: The rate that the optimizer was made with, to be reported: a number, a traced value or a schedule,
-            which is asked for the step that the optimizer's state counts: inside :func:`accumulate` and :func:`guard`, the
-            updates really made. Nothing compares it to the optimizer's own.
+            which is asked for the updates made, as the optimizer counts them: by the first count of a learning rate in its
+            state (of ``optax.scale_by_schedule``, :func:`by_rule` or :func:`schedule_free_adamw`), else by the first count of
+            any transformation. Inside :func:`accumulate` and :func:`guard` these are the updates really made. Nothing
+            compares it to the optimizer's own.
+        prefix: Stands before the name of each figure, for two observers in a chain or in the groups of ``optax.partition``.
 
     Raises:
-        ValueError: At ``init``, if the rate is a schedule and the optimizer's state has no count.
-        TypeError: While tracing, if ``update`` is not told the parameters.
+        ValueError: The rate is negative, not finite or has a shape; or at ``init``, it is a schedule and the optimizer's
+            state has no count.
+        TypeError: An argument is not what it should be; or while tracing, if ``update`` is not told the parameters.
 
     >>> optimizer = observe(optax.sgd(0.5), clip=optax.clip_by_global_norm(1.0), learning_rate=0.5)
     >>> params = jnp.array([0.0, 2.0])
@@ -59,11 +72,13 @@ def observe(optimizer: Any, *, clip: Any = None, learning_rate: Any = None) -> o
     grad_norm 5.0
     is_clipped True
     is_finite True
-    learning_rate 0.5
     update_ratio 0.25
+    used_rate 0.5
     """
-    optimizer = optax.with_extra_args_support(optimizer)
-    clipping = optax.with_extra_args_support(optax.identity() if clip is None else clip)
+    optimizer = wrapped(optimizer)
+    clipping = wrapped(optax.identity() if clip is None else clip, "clip", "gk.transforms.clip_by_global_norm(1.0)")
+    require(isinstance(prefix, str), "prefix", "be a string", prefix, "Name the group: prefix='head_'.", error=TypeError)
+    rate_at = None if learning_rate is None else values_at({"learning_rate": nonnegative("learning_rate", learning_rate)})
 
     def measure(grads, clipped, updates, params, inner, value):
         size = norm(params)
@@ -73,9 +88,10 @@ def observe(optimizer: Any, *, clip: Any = None, learning_rate: Any = None) -> o
             metrics |= {"clipped_grad_norm": norm(clipped), "is_clipped": ~are_equal(clipped, grads)}
         metrics |= {"update_ratio": jnp.where(size > 0, jnp.minimum(ratio, jnp.finfo(ratio.dtype).max), 0)}
         metrics |= {"is_finite": all_finite(value, grads, updates)}
-        if learning_rate is not None:
-            metrics |= {"learning_rate": _rate(learning_rate, inner)}
-        return jax.tree.map(lambda figure: figure if figure.dtype == bool else figure.astype(jnp.result_type(float)), metrics)
+        if rate_at is not None:
+            count = _count(inner, learning_rate) if callable(learning_rate) else None
+            metrics |= {"used_rate": jnp.asarray(rate_at(count)["learning_rate"])}
+        return {prefix + name: figure if figure.dtype == bool else figure.astype(float) for name, figure in metrics.items()}
 
     def init(params):
         inner = optimizer.init(params)
@@ -94,11 +110,13 @@ def observe(optimizer: Any, *, clip: Any = None, learning_rate: Any = None) -> o
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _rate(learning_rate, state) -> jax.Array:
-    """The rate, a schedule being asked for the last count in a state: rates stand at the end of a chain."""
-    if not callable(learning_rate):
-        return jnp.asarray(learning_rate, jnp.result_type(float))
-    counts = [count for _, count in optax.tree.get_all_with_path(state, "count")]
-    require(counts, "learning_rate", "be a number, as the optimizer's state has no count of updates", learning_rate,
+def _count(state, schedule) -> jax.Array:
+    """The updates made, as the optimizer that owns the rate counts them; a parameter of that name is no count."""
+
+    def has_count(node):
+        return "count" in getattr(node, "_fields", ()) and jnp.issubdtype(getattr(node.count, "dtype", float), jnp.integer)
+
+    counts = [node.count for node in (*found(state, RATED), *filter(has_count, found(state, tuple)))]
+    require(counts, "learning_rate", "be a number, as the optimizer's state has no count of updates", schedule,
             "Make the optimizer with the same schedule.")  # fmt: skip
-    return jnp.asarray(learning_rate(counts[-1]))
+    return counts[0]

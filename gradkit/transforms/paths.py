@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from gradkit.checks import Described, nonnegative, require
+from gradkit.transforms.scheduling import values_at
 from gradkit.trees import leaf_names
 
 
@@ -22,7 +23,7 @@ def scale_by_path(factors: Mapping[str, Any]) -> optax.GradientTransformation:
     """Multiply the updates of each leaf by the factor of the first pattern that its name matches; others stay as they are.
 
     Put it last in the chain: learning rates per layer are factors of one rate, and Adam forgets the scale of what it gets.
-    A factor of 0 freezes, weight decay before it included. For other optimizers per group, use ``optax.partition``.
+    A factor of 0 freezes, weight decay and NaN before it included. For other optimizers per group, use ``optax.partition``.
 
     Args:
         factors: ``{pattern: factor}``. Names are written as ``gradkit.trees.leaf_names`` does: ``layers[0].kernel``. In a
@@ -30,7 +31,8 @@ def scale_by_path(factors: Mapping[str, Any]) -> optax.GradientTransformation:
             value or a schedule.
 
     Raises:
-        ValueError: A factor is negative or not finite; or at ``init``, a pattern matches no leaf that an earlier one left.
+        ValueError: A factor is negative, not finite or has a shape; or at ``init``, a pattern matches no leaf that an earlier
+            one left.
 
     >>> params = {"layers": [{"kernel": jnp.ones(2)}, {"kernel": jnp.ones(2)}], "bias": jnp.ones(2)}
     >>> scale = scale_by_path({"layers[0].*": 0.5, "bias": lambda step: 0.25})
@@ -38,8 +40,8 @@ def scale_by_path(factors: Mapping[str, Any]) -> optax.GradientTransformation:
     >>> print([leaf.tolist() for leaf in jax.tree.leaves(updates)])
     [[0.25, 0.25], [0.5, 0.5], [1.0, 1.0]]
     """
-    for pattern, factor in factors.items():
-        nonnegative(f"factors[{pattern!r}]", factor)
+    names = {pattern: f"factors[{pattern!r}]" for pattern in factors}
+    at = values_at({names[pattern]: nonnegative(names[pattern], factor) for pattern, factor in factors.items()})
 
     def init(params):
         _require_all_match(factors, leaf_names(params))
@@ -47,13 +49,19 @@ def scale_by_path(factors: Mapping[str, Any]) -> optax.GradientTransformation:
 
     def update(updates, state, params=None):
         del params
-        values = {pattern: factor(state.count) if callable(factor) else factor for pattern, factor in factors.items()}
+        values = at(state.count)
         patterns = [_first_match(factors, name) for name in leaf_names(updates)]
         leaves, structure = jax.tree.flatten(updates)
-        scaled = [leaf if p is None else leaf * jnp.asarray(values[p], leaf.dtype) for p, leaf in zip(patterns, leaves)]
+        scaled = [leaf if p is None else _scaled(leaf, values[names[p]]) for p, leaf in zip(patterns, leaves)]
         return jax.tree.unflatten(structure, scaled), ScaleByPathState(optax.safe_increment(state.count))
 
     return optax.GradientTransformation(init, update)
+
+
+def _scaled(leaf, factor):
+    """The product; 0 times NaN is 0 here."""
+    factor = jnp.asarray(factor, jnp.result_type(leaf))
+    return jnp.where(factor == 0, 0, leaf * factor).astype(factor.dtype)
 
 
 def _first_match(patterns, name) -> str | None:

@@ -47,7 +47,7 @@ def reduce_on_plateau(
         patience: Means without improvement that bring the scale down.
         every: Steps to a mean.
         threshold: Least improvement, relative to the best.
-        min_scale: The scale stops here.
+        min_scale: The scale stops here, at most 1.
 
         Each may be traced.
 
@@ -64,20 +64,23 @@ def reduce_on_plateau(
     nonnegative("factor", factor, below=1.0)
     nonnegative("threshold", threshold)
     nonnegative("min_scale", min_scale)
+    is_below = isinstance(min_scale, jax.core.Tracer) or min_scale <= 1
+    require(is_below, "min_scale", "be at most 1", min_scale, "The scale begins at 1, and falls.")
     for name, value in {"patience": patience, "every": every}.items():
         if not isinstance(value, jax.core.Tracer):
             whole_number(name, value, at_least=1, remedy="Count steps.")
 
     def init(params):
         del params
-        number, count = jnp.result_type(float), jnp.zeros((), jnp.int32)
-        return PlateauState(jnp.ones((), number), jnp.full((), jnp.inf, number), count, jnp.zeros((), number), count, count)
+        number, counts = jnp.result_type(float), [jnp.zeros((), jnp.int32) for _ in range(3)]
+        best, total = jnp.full((), jnp.inf, number), jnp.zeros((), number)
+        return PlateauState(jnp.ones((), number), best, counts[0], total, *counts[1:])
 
     def update(updates, state, params=None, *, value=None, **extra_args):
         del params, extra_args
         require(value is not None, "value", "be given to `update`", None, "Call update(grads, state, params, value=loss).")
         state = _judge(_listen(state, value))
-        return jax.tree.map(lambda leaf: leaf * state.scale.astype(leaf.dtype), updates), state
+        return jax.tree.map(lambda leaf: leaf * state.scale.astype(jnp.result_type(leaf)), updates), state
 
     def _listen(state, value):
         is_finite = jnp.isfinite(value)

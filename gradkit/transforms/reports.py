@@ -1,16 +1,15 @@
 """What the transformations of a chain have to tell about a step, read off their states by type."""
 
-from collections.abc import Iterator
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from gradkit.checks import Described, require
 from gradkit.contracts import Info, Status
-from gradkit.transforms.guarding import GuardState, Kept
+from gradkit.transforms.guarding import GuardState, Kept, found
 from gradkit.transforms.observation import ObserveState
-from gradkit.transforms.skips import Skips
+from gradkit.transforms.skips import Skips, select
+from gradkit.transforms.wrapping import copied
 
 
 def reported(info: Info, optimizer_state: Any) -> Info:
@@ -34,35 +33,46 @@ def reported(info: Info, optimizer_state: Any) -> Info:
     3.0 2
     """
     loss, metrics = info
-    for observer in _found(optimizer_state, ObserveState):
+    for observer in found(optimizer_state, ObserveState):
         metrics = _joined(metrics, observer.metrics)
-    skips = list(_found(optimizer_state, Skips))
+    skips = list(found(optimizer_state, Skips))
     if skips:
         in_a_row = jnp.stack([skip.in_a_row for skip in skips]).max()
         metrics = _joined(metrics, {"skipped": sum(skip.total for skip in skips), "skipped_in_a_row": in_a_row})
         last = jnp.minimum(skips[0].loss, jnp.finfo(loss.dtype).max).astype(loss.dtype)
         loss = jnp.where(jnp.isfinite(loss), loss, last)
-    for state in _found(optimizer_state, GuardState):
+    for state in found(optimizer_state, GuardState):
         loss = jnp.where(state.status == Status.DIVERGED, jnp.nan, loss)
     return Info(loss, metrics)
 
 
-def unless_skipped(new: Any, old: Any, optimizer_state: Any) -> Any:
-    """What else a step changes (batch statistics): the new, or the old where the outermost guard has just left the step out."""
-    skips = next(_found(optimizer_state, Skips), None)
-    return new if skips is None else jax.tree.map(lambda a, b: jnp.where(skips.in_a_row == 0, a, b), new, old)
+def kept_beside(start: Any, optimizer_state: Any) -> Any:
+    """What a descent keeps of what else its steps change (batch statistics): a copy, if its guard goes back to a good point."""
+    return () if _good_point(optimizer_state) is None else copied(start)
 
 
-def _found(state: Any, kind: type) -> Iterator[Any]:
-    """All states of a kind in the state of a chain, outer ones first; not those that a guard keeps to go back to."""
-    for node in jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, (kind, Kept))):
-        if isinstance(node, kind):
-            yield node
-            yield from _found(tuple(node), kind)
+def unless_skipped(new: Any, old: Any, kept: Any, optimizer_state: Any) -> tuple[Any, Any]:
+    """What else a step changes, as the outermost guard took the step, and what is kept of it at the last good point.
+
+    The new; or, where the step has just been left out, the old, or under ``"restore"`` the kept.
+    """
+    skips, point = next(found(optimizer_state, Skips), None), _good_point(optimizer_state)
+    if skips is None:
+        return new, kept
+    is_good = skips.in_a_row == 0
+    if point is None:
+        return select(is_good, new, old), kept
+    return select(is_good, new, kept), select(is_good & (point.age == 1), old, kept)
+
+
+def _good_point(optimizer_state: Any) -> Kept | None:
+    """The last good point, if what leaves steps out in a chain is first of all a guard under ``"restore"``."""
+    outermost = next(found(optimizer_state, (GuardState, Skips)), None)
+    return outermost.kept if isinstance(outermost, GuardState) and isinstance(outermost.kept, Kept) else None
 
 
 def _joined(metrics: dict, figures: dict) -> dict:
     both = [name for name in figures if name in metrics]
     require(not both, "metrics", "have names of their own", Described(f"twice {', '.join(both)}"),
-            "Rename the loss's metric; one observer is enough for a chain.")  # fmt: skip
+            "Rename the loss's metric, or give one of two observers a prefix.")  # fmt: skip
     return {**metrics, **figures}

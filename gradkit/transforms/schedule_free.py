@@ -9,8 +9,10 @@ import optax
 
 from gradkit.checks import nonnegative
 from gradkit.transforms.adam import bias_correction
+from gradkit.transforms.averaging import in_group
 from gradkit.transforms.entrances import check_gradients, widen
 from gradkit.transforms.scheduling import values_at
+from gradkit.transforms.wrapping import copied, require_params
 
 
 class ScheduleFreeState(NamedTuple):
@@ -18,7 +20,8 @@ class ScheduleFreeState(NamedTuple):
 
     Attributes:
         count: Updates made, an int32 scalar.
-        largest_rate, total_weight: Of the updates so far, scalars.
+        largest_rate: Of the updates so far, a scalar.
+        relative_total: Sum of their weights over the last of these, a scalar: of equal weights, their very number.
         b1: The interpolation between ``z`` and the average.
         z: Where plain AdamW would be: like the parameters, float32 at least.
         nu: Fading mean of the squared gradients.
@@ -26,14 +29,14 @@ class ScheduleFreeState(NamedTuple):
 
     count: jax.Array
     largest_rate: jax.Array
-    total_weight: jax.Array
+    relative_total: jax.Array
     b1: jax.Array
     z: Any
     nu: Any
 
     def evaluation(self, params: Any) -> Any:
         """The average ``x``, of which the parameters are ``y = (1 - b1) * z + b1 * x``."""
-        return jax.tree.map(lambda y, z: y + (1 - 1 / self.b1.astype(z.dtype)) * (z - y), widen(params), self.z)
+        return in_group(lambda z, y: y + (1 - 1 / self.b1.astype(z.dtype)) * (z - y), self.z, widen(params))
 
 
 def schedule_free_adamw(
@@ -63,7 +66,9 @@ def schedule_free_adamw(
         weight_power, step_power: The reference's ``weight_lr_power`` and ``r``.
 
     Raises:
-        ValueError: A number is negative or not finite.
+        ValueError: A number is negative or not finite; or while tracing, if structure or shapes of gradients and parameters
+            differ.
+        TypeError: While tracing, if ``update`` is not told the parameters.
 
     >>> optimizer, y = schedule_free_adamw(0.5), jnp.array([4.0, -1.0])
     >>> print(optimizer.update(y, optimizer.init(y), y)[0].round(3))
@@ -81,23 +86,24 @@ def schedule_free_adamw(
     at = values_at(numbers)
 
     def init(params):
-        z, zero = jax.tree.map(jnp.asarray, widen(params)), jnp.zeros((), float)
-        b1 = jnp.asarray(at(jnp.zeros((), jnp.int32))["b1"], float)
-        return ScheduleFreeState(jnp.zeros((), jnp.int32), zero, zero, b1, z, jax.tree.map(jnp.zeros_like, z))
+        count, rate, total, z = jnp.zeros((), jnp.int32), jnp.zeros((), float), jnp.zeros((), float), copied(widen(params))
+        b1 = jnp.asarray(at(count)["b1"], float)
+        return ScheduleFreeState(count, rate, total, b1, z, jax.tree.map(jnp.zeros_like, z))
 
     def update(updates, state, params=None, **extra_args):
         del extra_args
+        require_params(params)
         check_gradients(updates, params)
         h, t = SimpleNamespace(**at(state.count)), optax.safe_increment(state.count)
         rate = h.learning_rate * jnp.minimum(1.0, 1.0 * t / jnp.maximum(h.warmup_steps, 1))
         largest = jnp.maximum(state.largest_rate, rate)
-        weight = jnp.asarray(t, float) ** h.step_power * largest**h.weight_power
-        total = state.total_weight + weight
-        c = jnp.where(total > 0, weight / jnp.where(total > 0, total, 1.0), 0.0)
+        rise = jnp.where(largest > 0, state.largest_rate / jnp.where(largest > 0, largest, 1.0), 1.0)
+        total = 1 + state.relative_total * (jnp.asarray(state.count, float) / t) ** h.step_power * rise**h.weight_power
+        c = 1 / total
         correction = bias_correction(h.b2, t)
 
         def step(g, y, z, n):
-            as_leaf = lambda number: jnp.asarray(number, y.dtype)  # noqa: E731
+            as_leaf = lambda number: jnp.asarray(number, z.dtype)  # noqa: E731
             n = h.b2 * n + (1 - h.b2) * g * g
             d = g / (jnp.sqrt(n / as_leaf(correction)) + h.eps) + h.weight_decay * y
             moved = as_leaf(c) * (z - y) - as_leaf(rate * (1 - h.b1 * (1 - c))) * d
@@ -105,7 +111,7 @@ def schedule_free_adamw(
 
         after = jax.tree.map(step, widen(updates), widen(params), state.z, state.nu)
         moved, z, nu = jax.tree.transpose(jax.tree.structure(updates), jax.tree.structure((0, 0, 0)), after)
-        moved = jax.tree.map(lambda u, g: u.astype(g.dtype), moved, updates)
+        moved = jax.tree.map(lambda u, g: u.astype(jnp.result_type(g)), moved, updates)
         return moved, ScheduleFreeState(t, largest.astype(float), total.astype(float), jnp.asarray(h.b1, float), z, nu)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -5,9 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gradkit.checks import require
-from gradkit.contracts import Params
-from gradkit.trees import finite_leaves
+from gradkit.trees import finite_leaves, is_inexact, is_key
 
 NO_LOSS_YET = 2.0**64  # worse than any, and still finite when added up
 
@@ -44,16 +42,25 @@ def all_finite(*trees: Any) -> jax.Array:
     return jnp.all(finite_leaves(trees))
 
 
+def stays_finite(old: Any, new: Any) -> jax.Array:
+    """Whether what was finite in a state still is; some begin at infinity (the lowest loss so far)."""
+
+    def stays(old, new):
+        return jnp.all(jnp.isfinite(new) | ~jnp.isfinite(old)) if is_inexact(new) else True
+
+    return jax.tree.reduce(jnp.logical_and, jax.tree.map(stays, old, new), jnp.asarray(True))
+
+
 def are_equal(tree: Any, other: Any) -> jax.Array:
-    """Whether two trees of arrays hold the same numbers."""
-    return jax.tree.reduce(jnp.logical_and, jax.tree.map(lambda a, b: jnp.all(a == b), tree, other), jnp.asarray(True))
+    """Whether two trees of arrays hold the same numbers; NaN is the same as NaN."""
+    same = jax.tree.map(lambda a, b: jnp.all((a == b) | (a != a) & (b != b)), tree, other)
+    return jax.tree.reduce(jnp.logical_and, same, jnp.asarray(True))
 
 
 def select(condition: jax.Array, chosen: Any, other: Any) -> Any:
     """The one tree or the other, in the dtypes of the first."""
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b).astype(jnp.result_type(a)), chosen, other)
 
+    def of_leaf(a, b):
+        return jnp.where(condition, a, b) if is_key(a) else jnp.where(condition, a, b).astype(jnp.result_type(a))
 
-def require_params(params: Params):
-    """Refuse an update that was not told the parameters."""
-    require(params is not None, "params", "be given to `update`", None, "Call update(grads, state, params).", error=TypeError)
+    return jax.tree.map(of_leaf, chosen, other)
