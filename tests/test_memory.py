@@ -137,6 +137,7 @@ def test_steps_made_before_are_kept_and_a_replay_takes_the_same_path(monkeypatch
         assert same_bits(again.history, found[member].history)
 
 
+@pytest.mark.long
 def test_chunks_split_again_and_again(monkeypatch, ran):
     befell = lacking(monkeypatch, "launch", lambda part: width(part) > 1)
     found = sweep(plan=gk.Plan(width=10))

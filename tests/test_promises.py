@@ -202,6 +202,7 @@ print("equal")
 """
 
 
+@pytest.mark.long
 def test_the_number_of_devices_changes_no_bit_and_a_spanning_chunk_agrees_within_rounding():
     path = os.pathsep.join([str(pathlib.Path(gk.__file__).parents[1]), str(pathlib.Path(__file__).parent)])
     settings = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu", "PYTHONPATH": path}

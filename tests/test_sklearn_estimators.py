@@ -59,6 +59,7 @@ def test_a_model_survives_pickling_cloning_pipelines_and_searches():
     assert search.fit(X, y).best_score_ > 0.9
 
 
+@pytest.mark.long
 def test_a_loss_of_ones_own_and_every_named_one_fit():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(400, 3))
@@ -68,6 +69,7 @@ def test_a_loss_of_ones_own_and_every_named_one_fit():
         assert model.score(X, y) > 0.8, loss
 
 
+@pytest.mark.long
 def test_a_missing_value_tells_and_a_category_has_no_order():
     rng = np.random.default_rng(1)
     X = rng.normal(size=(300, 2))

@@ -41,7 +41,7 @@ NEW = np.concatenate([FEATURES + np.float32(0.01) * (np.arange(4) < 3), FEATURES
 
 
 @pytest.mark.parametrize("objective", TARGETS)
-@pytest.mark.parametrize("categorical", [(), (3,)])
+@pytest.mark.parametrize("categorical", [(), pytest.param((3,), marks=pytest.mark.long)])
 def test_xgboost_predicts_what_we_predict(objective, categorical):
     ensemble, binned = fitted(objective, categorical)
     booster = loaded(to_json(ensemble, binned, objective=objective))
