@@ -34,30 +34,59 @@ def whole_number(argument: str, value: Any, *, at_least: int, remedy: str) -> in
     return int(value)
 
 
-def nonnegative(argument: str, value: Any, *, below: float = math.inf, positive: bool = False) -> Any:
-    """Return ``value``, or refuse a number that is negative, not finite or not below a bound; traced values and schedules pass.
+def nonnegative(
+    argument: str,
+    value: Any,
+    *,
+    at_least: float = 0.0,
+    at_most: float = math.inf,
+    below: float = math.inf,
+    positive: bool = False,
+    whole: bool = False,
+) -> Any:
+    """Return ``value``, or refuse a number that is negative, not finite or out of bounds; traced values and schedules pass.
 
-    ``positive`` refuses zero as well.
+    ``positive`` refuses zero as well, ``whole`` what is not a whole number. What has a shape is refused, traced or not.
 
     >>> nonnegative("beta", 1.0, below=1.0)
     Traceback (most recent call last):
         ...
     ValueError: `beta` must be at least 0 and below 1, got 1.0. Give a number, a traced value or a schedule in that range.
     """
-    if callable(value) or isinstance(value, jax.core.Tracer) or np.ndim(value) > 0:
+    if callable(value):
+        return value
+    is_scalar = not isinstance(value, (list, tuple)) and np.ndim(value) == 0
+    given = Described(f"an array of shape {value.shape}") if hasattr(value, "shape") else value
+    require(is_scalar, argument, "be a scalar", given, "Map over several values with jax.vmap or gradkit.sweep.")
+    if isinstance(value, jax.core.Tracer):
         return value
     remedy = "Give a number, a traced value or a schedule in that range."
-    is_number = (isinstance(value, (int, float)) and not isinstance(value, bool)) or hasattr(value, "dtype")
-    require(is_number, argument, "be a number, a traced value or a schedule", value, remedy, error=TypeError)
-    least = "above 0" if positive else "at least 0"
-    rule = f"be finite and {least}" if below == math.inf else f"be {least} and below {below:g}"
-    require(0 <= float(value) < below and not (positive and value == 0), argument, rule, value, remedy)
+    require(is_known(value), argument, "be a number, a traced value or a schedule", value, remedy, error=TypeError)
+    number = float(value)
+    is_inside = at_least <= number <= at_most and number < below and not (positive and number == 0)
+    require(is_inside and not (whole and number % 1), argument, _rule(at_least, at_most, below, positive, whole), value, remedy)
     return value
+
+
+def _rule(at_least: float, at_most: float, below: float, positive: bool, whole: bool) -> str:
+    """What :func:`nonnegative` asks for."""
+    least = "above 0" if positive else f"at least {at_least:g}"
+    if whole:
+        return f"be a whole number {least}"
+    if below == at_most == math.inf:
+        return f"be finite and {least}"
+    return f"be {least} and {f'at most {at_most:g}' if at_most < math.inf else f'below {below:g}'}"
+
+
+def is_known(value: Any) -> bool:
+    """Whether a value is a number that can be looked at: not traced, no schedule."""
+    is_number = isinstance(value, (int, float)) or (hasattr(value, "dtype") and np.ndim(value) == 0)
+    return is_number and not isinstance(value, (bool, jax.core.Tracer))
 
 
 def is_zero(value: Any) -> bool:
     """Whether a number is known to be zero."""
-    return isinstance(value, (int, float)) and value == 0
+    return is_known(value) and float(value) == 0
 
 
 def one_of(argument: str, value: Any, choices: Iterable[str]) -> Any:

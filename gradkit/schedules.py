@@ -5,12 +5,15 @@ Every argument may be a Python number or a traced value, so that peaks, ends and
 a schedule rests at its end; a phase of zero steps is over at once. Optimizers bring the value to the dtype of the updates.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
-from gradkit.checks import Described, require
+from gradkit.checks import Described, is_known, nonnegative, require
 
 Number = ArrayLike
 Schedule = Callable[[Number], Number]
@@ -41,8 +44,7 @@ def polynomial(start: Number, end: Number, steps: Number, *, power: Number, begi
     Equal to ``optax.polynomial_schedule``, save that zero steps give ``end``, where optax stays at ``start`` for ever.
 
     Args:
-        start: Value up to step ``begin``.
-        end: Value from step ``begin + steps`` on.
+        start, end: Values up to step ``begin`` and from step ``begin + steps`` on.
         steps: Length of the transition.
         power: 1 is a straight line, 2 slows down towards the end.
         begin: Steps at ``start`` beforehand.
@@ -69,21 +71,13 @@ def cosine(start: Number, steps: Number, *, end: Number = 0.0) -> Schedule:
 
 
 def exponential(
-    start: Number,
-    steps: Number,
-    decay_rate: Number,
-    *,
-    begin: Number = 0,
-    staircase: bool = False,
-    end: Number | None = None,
+    start: Number, steps: Number, decay_rate: Number, *, begin: Number = 0, staircase: bool = False, end: Number | None = None
 ) -> Schedule:
     """``start * decay_rate**((step - begin) / steps)``, equal to ``optax.exponential_decay``.
 
     Args:
-        start: Value up to step ``begin``.
-        steps: Steps for one factor of ``decay_rate``.
-        decay_rate: The factor, positive.
-        begin: Step at which the decay begins.
+        start: Value up to step ``begin``, where the decay begins.
+        steps, decay_rate: Steps for one factor, and the factor, positive.
         staircase: Whether to multiply once every ``steps`` steps instead of a little at each. Static.
         end: Where the decay stops, if it does.
 
@@ -96,10 +90,8 @@ def exponential(
         passed = jnp.maximum(step - begin, 0)
         # No floor of the quotient: XLA may multiply by the rounded inverse of `steps` and come out a step late.
         passed -= jnp.mod(passed, _positive(steps)) if staircase else 0
-        value = start * jnp.power(decay_rate, _divide(passed, steps))
-        if end is None:
-            return value
-        return jnp.where(decay_rate < 1, jnp.maximum(value, end), jnp.minimum(value, end))
+        value = start * power(decay_rate, _divide(passed, steps))
+        return value if end is None else jnp.where(decay_rate < 1, jnp.maximum(value, end), jnp.minimum(value, end))
 
     return schedule
 
@@ -187,13 +179,7 @@ def warmup_cosine(peak: Number, warmup_steps: Number, decay_steps: Number, *, st
 
 
 def warmup_stable_decay(
-    peak: Number,
-    *,
-    warmup_steps: Number,
-    stable_steps: Number,
-    decay_steps: Number,
-    start: Number = 0.0,
-    end: Number = 0.0,
+    peak: Number, *, warmup_steps: Number, stable_steps: Number, decay_steps: Number, start: Number = 0.0, end: Number = 0.0
 ) -> Schedule:
     """Rise to ``peak``, stay there for ``stable_steps``, fall to ``end``: straight lines.
 
@@ -253,7 +239,7 @@ def one_cycle(
 def warm_restarts(start: Number, steps: Number, *, mult: Number = 1, end: Number = 0.0) -> Schedule:
     """Half a cosine from ``start`` to ``end`` again and again, each ``mult >= 1`` times as long as the one before.
 
-    Cycle ``i`` has ``steps * mult**i`` steps. Equal to ``optax.sgdr_schedule`` of cycles without warm-up.
+    Cycle ``i`` has ``steps * mult**i`` steps, whole or not; less than 1 is refused. Equal to ``optax.sgdr_schedule``.
 
     >>> schedule = warm_restarts(1.0, 2, mult=2)
     >>> [round(float(schedule(step)), 3) for step in range(7)]
@@ -262,7 +248,7 @@ def warm_restarts(start: Number, steps: Number, *, mult: Number = 1, end: Number
     References:
         Loshchilov and Hutter, SGDR, 2017: https://arxiv.org/abs/1608.03983
     """
-
+    nonnegative("mult", mult, at_least=1.0)
     return lambda step: _ease(start, end, restarts(step, steps, mult)[1])
 
 
@@ -270,11 +256,27 @@ def restarts(step: Number, steps: Number, mult: Number) -> tuple[Number, Number]
     """The cycle of :func:`warm_restarts` that a step is in, counted from 0, and the share of it that is still to go."""
     is_growing = mult > 1
     growth = jnp.where(is_growing, 1.0 * mult - 1, 1)
-    # Half a step later than asked, so that rounding cannot put a restart into the cycle before.
-    passed = _divide(step + 0.5, steps)
-    cycle = jnp.floor(jnp.where(is_growing, jnp.log1p(growth * passed) / jnp.log1p(growth), passed))
-    begin = jnp.where(is_growing, jnp.expm1(cycle * jnp.log1p(growth)) / growth, cycle) * steps
-    return cycle, _left(step - begin, steps * jnp.power(1.0 * mult, cycle))
+
+    def begin_of(cycle):
+        near, far = jnp.expm1(jnp.minimum(cycle * jnp.log1p(growth), 1)), power(1.0 * mult, cycle) - 1
+        begin = jnp.where(is_growing, jnp.where(far < 1, near, far) / growth, cycle) * steps
+        off, rounding = jnp.round(begin) - begin, jnp.where(is_growing, 8, 2) * jnp.finfo(jnp.result_type(begin)).eps * begin
+        return begin + jax.lax.stop_gradient(jnp.where(jnp.abs(off) <= rounding, off, 0))
+
+    # The cycle of half a step later, or half a cycle, which rounding cannot make too early, and at most one too late.
+    passed = _divide(step + 0.5 * jnp.minimum(steps, 1), steps)
+    later = jnp.floor(jnp.where(is_growing, jnp.log1p(growth * passed) / jnp.log1p(growth), passed))
+    cycle = jnp.where(begin_of(later) > step, later - 1, later)
+    return cycle, _left(step - begin_of(cycle), steps * power(1.0 * mult, cycle))
+
+
+def power(base: Number, exponent: Number) -> Number:
+    """``base**exponent``, without the digits that a Python number loses in float32 and the exponent would multiply."""
+    value = jnp.power(base, exponent)
+    if not is_known(base) or float(base) <= 0:
+        return value
+    kept = float(np.asarray(base, jnp.result_type(float)))
+    return value * jnp.exp(math.log1p((float(base) - kept) / kept) * exponent)
 
 
 def _ease(start, end, left):

@@ -28,7 +28,7 @@ class Row(NamedTuple):
     static: dict[str, Any] = {}  # noqa: RUF012
 
     def __str__(self):
-        return " ".join([self.name, *(f"{name}={value}" for name, value in self.static.items())])
+        return " ".join([self.name, *(f"{name}={value}" for name, value in self.static.items() if name != "make")])
 
 
 def torch_run(make, lr, momentum=False):
@@ -66,6 +66,19 @@ def one_cycle_in_torch(momentum):
 
 def cyclic_in_torch(momentum):
     return lambda **arguments: by_torch("CyclicLR", momentum)(**{"base_lr": 0.01, "max_lr": 0.3, **arguments})
+
+
+def of_a_function(name):
+    """A scheduler of a function of the step, ours and torch's."""
+
+    def ours(lr, gamma):
+        return getattr(as_torch, name)(lambda step: gamma + 1.0 / (1 + step), lr=lr)
+
+    def truth(lr, gamma):
+        kind = {"lambda_lr": "LambdaLR", "multiplicative_lr": "MultiplicativeLR"}[name]
+        return torch_run(lambda module, optimizer: getattr(module, kind)(optimizer, lambda step: gamma + 1 / (1 + step)), lr)
+
+    return ours, truth
 
 
 def sequence_in_torch(lr, total_iters, gamma, first, second, T_max):
@@ -119,7 +132,8 @@ def by_keras(name):
 
     def truth(**arguments):
         keras = pytest.importorskip("keras")
-        before = keras.config.floatx(), keras.src.ops.cos
+        before = keras.config.floatx(), keras.src.ops.cos, jax.config.jax_enable_x64
+        jax.config.update("jax_enable_x64", True)
         keras.config.set_floatx("float64")
         keras.src.ops.cos = jnp.cos
         try:
@@ -128,6 +142,7 @@ def by_keras(name):
         finally:
             keras.config.set_floatx(before[0])
             keras.src.ops.cos = before[1]
+            jax.config.update("jax_enable_x64", before[2])
 
     return truth
 
@@ -139,8 +154,9 @@ RANGES = {
     "final_div_factor": log_uniform(2, 1e4), "eta_min": st.floats(0, 1e-4), "alpha": st.floats(0, 0.5),
     "factor": st.floats(0.1, 1),
     "start_factor": st.floats(0.1, 1), "end_factor": st.floats(0, 1), "power": st.floats(0.5, 3), "T_mult": st.integers(1, 3),
-    "t_mul": st.sampled_from([1.0, 2.0, 3.0]), "milestones": st.lists(st.integers(1, 60), min_size=3, max_size=3).map(sorted),
-    "boundaries": st.just([9, 31]), "values": st.lists(RATE, min_size=3, max_size=3), "base_momentum": st.floats(0.5, 0.8),
+    "t_mul": st.sampled_from([1.0, 1.1, 1.25, 1.5, 2.0, 3.0]), "first_decay_steps": WHOLE.map(float) | st.floats(2, 30),
+    "milestones": st.lists(st.integers(1, 60), min_size=3, max_size=3).map(sorted),
+    "boundaries": st.just([9, 30.5]), "values": st.lists(RATE, min_size=3, max_size=3), "base_momentum": st.floats(0.5, 0.8),
     "max_momentum": st.floats(0.81, 0.99), "end_learning_rate": st.floats(0, 1e-4), "warmup_target": RATE,
     "first": st.integers(1, 15), "second": st.integers(20, 40), "total_steps": st.integers(61, 90),
 }  # fmt: skip
@@ -180,6 +196,10 @@ ROWS = [
     Row(as_torch, "one_cycle_lr", ONE_CYCLE, one_cycle_in_torch(False), {"anneal_strategy": "linear"}),
     Row(as_torch, "one_cycle_momentum", MOMENTA, one_cycle_in_torch(True)),
     Row(as_torch, "one_cycle_momentum", MOMENTA, one_cycle_in_torch(True), {"three_phase": True}),
+    *(
+        Row(None, name, {"lr": 0.3, "gamma": 0.9}, of_a_function(name)[1], {"make": of_a_function(name)[0]})
+        for name in ("lambda_lr", "multiplicative_lr")
+    ),
     Row(
         None,
         "sequential_lr",
@@ -188,7 +208,7 @@ ROWS = [
         {"make": sequence},
     ),
     *(
-        Row(None, "chained_scheduler", CHAIN, chain_of(*kinds)[1], {"make": chain_of(*kinds)[0]})
+        Row(None, f"chained_scheduler of {' '.join(kinds)}", CHAIN, chain_of(*kinds)[1], {"make": chain_of(*kinds)[0]})
         for kinds in [("linear", "exponential"), ("linear", "cosine", "exponential"), ("lambda", "exponential")]
     ),
     Row(as_keras, "exponential_decay", {**KERAS_START, "decay_rate": 0.5}, by_keras("ExponentialDecay")),
@@ -196,7 +216,7 @@ ROWS = [
     Row(
         as_keras,
         "piecewise_constant_decay",
-        {"boundaries": [9, 31], "values": [0.3, 0.1, 0.2]},
+        {"boundaries": [9, 30.5], "values": [0.3, 0.1, 0.2]},
         by_keras("PiecewiseConstantDecay"),
     ),
     Row(as_keras, "polynomial_decay", {**KERAS_START, "end_learning_rate": 0.01, "power": 1.5}, by_keras("PolynomialDecay")),
@@ -216,7 +236,16 @@ ROWS = [
     Row(
         as_keras,
         "cosine_decay_restarts",
-        {"initial_learning_rate": 0.3, "first_decay_steps": 8, "t_mul": 2.0, "m_mul": 0.8, "alpha": 0.1},
+        {"initial_learning_rate": 0.3, "first_decay_steps": 8.0, "t_mul": 2.0, "m_mul": 0.8, "alpha": 0.1},
         by_keras("CosineDecayRestarts"),
+    ),
+    *(
+        Row(
+            as_keras,
+            "cosine_decay_restarts",
+            {"initial_learning_rate": 0.3, "first_decay_steps": steps, "t_mul": mult, "m_mul": 0.9, "alpha": 0.1},
+            by_keras("CosineDecayRestarts"),
+        )
+        for steps, mult in [(5.0, 1.5), (7.3, 1.0), (4.6, 1.1)]
     ),
 ]

@@ -138,28 +138,53 @@ def compiled(factory: Callable, names: tuple, static: tuple, rate: str, dtype: t
     return path
 
 
+def paths_without_x64(room: Any, rows: list[Recipe]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Of each row the path in float32 with its numbers as constants, and with them traced as float32: one program."""
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", False)
+    theta, gradients = jnp.asarray(start(), jnp.float32), jnp.asarray(stress(), jnp.float32)
+
+    def path(row, numbers):
+        return descend(getattr(room, row.name)(**numbers, **dict(row.static)), theta, gradients)
+
+    traced = [jax.tree.map(jnp.float32, row.numbers) for row in rows]
+    run = jax.jit(lambda traced: [(path(row, row.numbers), path(row, numbers)) for row, numbers in zip(rows, traced)])
+    try:
+        return jax.tree.map(np.asarray, run(traced))
+    finally:
+        jax.config.update("jax_enable_x64", before)
+
+
+def rounded(numbers: Any) -> Any:
+    """Numbers as float32 has them; whole ones stay."""
+    return jax.tree.map(lambda x: x if isinstance(x, int) else float(np.float32(x)), numbers)
+
+
 def shaken(dtype: type, up: bool) -> tuple[np.ndarray, np.ndarray]:
     """Start and gradients with their last bits changed."""
     theta, factor = start().astype(dtype), 1 + np.finfo(dtype).eps * (1 if up else -1)
     return np.nextafter(theta, np.inf if up else -np.inf, dtype=dtype), (stress().astype(dtype) * factor).astype(dtype)
 
 
-def units(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """The largest distance at the end, in units in the last place that each parameter had where it was largest on its way.
+def units(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """The largest distance at each step, in units in the last place that each parameter had where it was largest on its way.
 
     A float32 that began at 1 and ends at 1e-4 carries the rounding of 1.
     """
-    return (np.abs(ours[-1].astype(np.float64) - theirs[-1]) / np.spacing(np.abs(theirs).max(axis=0))).max()
+    gap = np.abs(ours.astype(np.float64) - theirs)
+    return (gap / np.spacing(np.abs(theirs).max(axis=0))).reshape(len(ours), -1).max(axis=1)
 
 
-def assert_same(ours: np.ndarray, theirs: np.ndarray, most_units: float):
-    """Float64 to 1e-12, absolute or relative; float32 to so many units in the last place, and more than half to the bit."""
-    gap = np.abs(ours[-1].astype(np.float64) - theirs[-1])
+def assert_same(ours: np.ndarray, theirs: np.ndarray, at_end: float, on_way: float | None = None):
+    """At every step float64 to 1e-12, absolute or relative; float32 to so many units in the last place, half to the bit."""
+    gap = np.abs(ours.astype(np.float64) - theirs)
     if ours.dtype == np.float64:
-        assert (gap / np.maximum(1, np.abs(theirs[-1]))).max() <= 1e-12
+        assert (gap / np.maximum(1, np.abs(theirs))).max() <= 1e-12
     else:
-        assert units(ours, theirs) <= most_units
-        assert np.median(gap) == 0
+        distances = units(ours, theirs)
+        assert distances[-1] <= at_end
+        assert distances.max() <= (at_end if on_way is None else on_way)
+        assert np.median(gap) == np.median(gap[-1]) == 0
 
 
 def log_uniform(low: float, high: float) -> st.SearchStrategy:

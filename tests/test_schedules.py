@@ -184,6 +184,11 @@ def test_warm_restarts_never_miss_a_restart_in_float32(steps, mult):
         assert np.all(np.asarray(at(jnp.asarray(restarts[1:]) - 1)) < 0.1)
 
 
+def test_cycles_do_not_get_shorter():
+    with pytest.raises(ValueError, match=r"`mult` must be finite and at least 1, got 0\.5"):
+        schedules.warm_restarts(1.0, 10, mult=0.5)
+
+
 def test_piecewise_wants_a_value_for_every_piece():
     with pytest.raises(ValueError, match="`values` must be one more than the boundaries, got 2 values and 2 boundaries"):
         schedules.piecewise([0.1, 0.2], [5, 10])

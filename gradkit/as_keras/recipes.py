@@ -1,5 +1,6 @@
 """What all of Keras's optimizers have in common: clipping, decoupled weight decay, accumulation, a moving average."""
 
+import math
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -10,8 +11,9 @@ import optax
 
 from gradkit.checks import Described, nonnegative, require, whole_number
 from gradkit.transforms import AverageState, by_rule, rounded, scheduled, values_at, widen
+from gradkit.transforms import optimizer as with_door
 
-BELOW_ONE = ("beta_1", "beta_2")
+BELOW_ONE, AT_MOST_ONE = ("beta_1", "beta_2"), ("rho", "momentum")
 
 
 class Common(NamedTuple):
@@ -21,7 +23,7 @@ class Common(NamedTuple):
         weight_decay: Decoupled: ``theta -= theta * weight_decay * learning_rate``, after clipping and before the update.
         clipnorm: Each leaf to at most this norm.
         clipvalue: Each entry into ``[-clipvalue, clipvalue]``.
-        global_clipnorm: All gradients together to at most this norm. At most one of the three.
+        global_clipnorm: All gradients together to at most this norm. At most one of the three; zero does not clip.
         use_ema: Whether to average the parameters; ``gk.transforms.evaluation_params(state, params)`` gives the average.
         ema_momentum: Decay of the average, which starts at the parameters after the first update: no bias to correct.
         ema_overwrite_frequency: Updates after which the parameters are set to their average, a whole number; ``None``: never.
@@ -40,7 +42,7 @@ class Common(NamedTuple):
 
 
 class AccumulationState(NamedTuple):
-    """State of an optimizer that accumulates: micro-steps made, the gradients summed since the last update, the inner state."""
+    """State of an optimizer that accumulates: micro-steps made, the sum of gradients since the last update, the inner state."""
 
     count: jax.Array
     total: Any
@@ -60,7 +62,7 @@ def recipe(
 
     Raises:
         TypeError: An argument that no optimizer of Keras has.
-        ValueError: A number is out of its range, or there is more than one kind of clipping.
+        ValueError: A number is out of its range, there is more than one kind of clipping, or gradients do not fit the parameters.
     """
     unknown = sorted(set(common) - set(Common._fields))
     require(not unknown, "arguments", f"be among {', '.join(Common._fields)}", Described(", ".join(unknown)),
@@ -83,13 +85,15 @@ def recipe(
     optimizer = optax.chain(*_clips(common), by_rule(whole_rule, start, numbers))
     if num_micro_steps > 1:
         optimizer = _accumulated(optimizer, num_micro_steps)
+    optimizer = with_door(optimizer)
     return _averaged(optimizer, common, num_micro_steps) if common.use_ema else optimizer
 
 
 def _check(common: Common, numbers: dict[str, Any]):
     """Refuse what Keras refuses, and what is negative or not finite."""
     for name, value in numbers.items():
-        nonnegative(name, value, below=1.0 if name in BELOW_ONE else float("inf"))
+        below, at_most = 1.0 if name in BELOW_ONE else math.inf, 1.0 if name in AT_MOST_ONE else math.inf
+        nonnegative(name, value, below=below, at_most=at_most)
     clips = {name: getattr(common, name) for name in ("clipnorm", "clipvalue", "global_clipnorm")}
     given = {name: value for name, value in clips.items() if value is not None}
     require(len(given) <= 1, "clipnorm", "be the only kind of clipping", Described(", ".join(given)), "Keep one of them.")
@@ -97,7 +101,7 @@ def _check(common: Common, numbers: dict[str, Any]):
         nonnegative(name, value)
     if common.weight_decay is not None:
         nonnegative("weight_decay", common.weight_decay)
-    nonnegative("ema_momentum", common.ema_momentum)
+    nonnegative("ema_momentum", common.ema_momentum, at_most=1.0)
     if common.ema_overwrite_frequency is not None:
         remedy = "It counts the updates between two."
         whole_number("ema_overwrite_frequency", common.ema_overwrite_frequency, at_least=1, remedy=remedy)
@@ -107,27 +111,35 @@ def _check(common: Common, numbers: dict[str, Any]):
 
 
 def _clips(common: Common) -> list[optax.GradientTransformation]:
-    """The clipping asked for, by Keras's formulas: a norm that is not finite makes all NaN."""
+    """The clipping asked for, by Keras's formulas: a norm that is not finite makes all NaN, a bound of zero is none."""
 
     def by_norm(clipnorm):
         def clip(g):
             total = jnp.sum(g * g)
             norm = jnp.where(total > 0, jnp.sqrt(jnp.where(total > 0, total, 1)), total)
-            return g * clipnorm / jnp.maximum(norm, clipnorm)
+            return jnp.where(clipnorm > 0, g * clipnorm / jnp.maximum(norm, _bound(clipnorm)), g)
 
         return optax.stateless_with_tree_map(lambda g, theta: clip(g))
 
     def by_global_norm(global_clipnorm):
         def clip(grads):
             norm = jnp.sqrt(sum(jnp.sum(g * g) for g in jax.tree.leaves(grads)))
-            scale = global_clipnorm * jnp.minimum(1 / norm, 1 / global_clipnorm) + (norm - norm)
-            return jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
+            scale = global_clipnorm * jnp.minimum(1 / norm, 1 / _bound(global_clipnorm)) + (norm - norm)
+            return jax.tree.map(lambda g: g * jnp.where(global_clipnorm > 0, scale, 1.0).astype(g.dtype), grads)
 
         return optax.stateless(lambda grads, params: clip(grads))
 
-    factories = {"clipnorm": by_norm, "global_clipnorm": by_global_norm, "clipvalue": lambda clipvalue: optax.clip(clipvalue)}
+    def by_value(clipvalue):
+        return optax.clip(jnp.where(clipvalue > 0, clipvalue, jnp.inf))
+
+    factories = {"clipnorm": by_norm, "global_clipnorm": by_global_norm, "clipvalue": by_value}
     given = {name: getattr(common, name) for name in factories}
     return [scheduled(factories[name])(**{name: value}) for name, value in given.items() if value is not None]
+
+
+def _bound(number: Any) -> Any:
+    """A bound to divide by, where zero means that there is none."""
+    return jnp.where(number > 0, number, 1.0)
 
 
 def _at_last_micro_step(learning_rate: Any, num_micro_steps: int) -> Any:
@@ -144,12 +156,12 @@ def _accumulated(optimizer: optax.GradientTransformationExtraArgs, num_micro_ste
         return AccumulationState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params), optimizer.init(params))
 
     def update(grads, state, params=None, **extra_args):
-        total = jax.tree.map(jnp.add, grads, state.total)
+        total = jax.tree.map(lambda g, total: (g + total).astype(total.dtype), grads, state.total)
 
         def step():
             mean = jax.tree.map(lambda g: g / num_micro_steps, total)
             updates, inner = optimizer.update(mean, state.inner, params, **extra_args)
-            return updates, jax.tree.map(jnp.zeros_like, total), inner
+            return optax.tree.cast_like(updates, grads), jax.tree.map(jnp.zeros_like, total), inner
 
         def wait():
             return jax.tree.map(jnp.zeros_like, grads), total, state.inner
@@ -168,7 +180,7 @@ def _averaged(
     at, frequency = values_at({"ema_momentum": common.ema_momentum}), common.ema_overwrite_frequency
 
     def init(params):
-        return AverageState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, widen(params)), optimizer.init(params))
+        return AverageState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.array, widen(params)), optimizer.init(params))
 
     def update(grads, state, params=None, **extra_args):
         updates, inner = optimizer.update(grads, state.inner, params, **extra_args)

@@ -29,13 +29,14 @@ def exponential_decay(initial_learning_rate: Any, decay_steps: Any, decay_rate: 
 def piecewise_constant_decay(boundaries: Sequence[Any], values: Sequence[Any]) -> Schedule:
     """``PiecewiseConstantDecay``: ``values[i + 1]`` from the step *after* ``boundaries[i]`` on.
 
-    ``gradkit.schedules.piecewise``, optax and torch switch at the boundary.
+    ``gradkit.schedules.piecewise``, optax and torch switch at the boundary. One that is not whole is passed at the next step.
 
     >>> schedule = piecewise_constant_decay([10, 20], [1.0, 0.5, 0.25])
     >>> [float(schedule(step)) for step in (10, 11, 20, 21)]
     [1.0, 0.5, 0.5, 0.25]
     """
-    return schedules.piecewise(values, [boundary + 1 for boundary in boundaries])
+    _check(**{f"values[{index}]": value for index, value in enumerate(values)})
+    return schedules.piecewise(values, [boundary // 1 + 1 for boundary in boundaries])
 
 
 def polynomial_decay(
@@ -114,11 +115,12 @@ def cosine_decay_restarts(
     [1.0, 0.5, 0.5, 0.427, 0.25, 0.073, 0.25]
     """
     _check(initial_learning_rate=initial_learning_rate, m_mul=m_mul, alpha=alpha)
+    nonnegative("t_mul", t_mul, at_least=1.0)
     nonnegative("first_decay_steps", first_decay_steps, positive=True)
 
     def schedule(step):
         cycle, share = schedules.restarts(step, first_decay_steps, t_mul)
-        height = (1 - alpha) * jnp.power(m_mul, cycle) * jnp.sin(jnp.pi / 2 * share) ** 2
+        height = (1 - alpha) * schedules.power(m_mul, cycle) * jnp.sin(jnp.pi / 2 * share) ** 2
         return initial_learning_rate * (height + alpha)
 
     return schedule

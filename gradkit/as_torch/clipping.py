@@ -7,14 +7,15 @@ import jax.numpy as jnp
 import optax
 
 from gradkit.checks import nonnegative
-from gradkit.transforms import scheduled
+from gradkit.transforms import scheduled, widen
 
 
 def clip_grad_norm(max_norm: Any, norm_type: float = 2.0) -> optax.GradientTransformation:
     """``torch.nn.utils.clip_grad_norm_``: all gradients times ``min(1, max_norm / (norm + 1e-6))``.
 
     ``optax.clip_by_global_norm`` has no 1e-6 and leaves norms in ``(max_norm - 1e-6, max_norm]`` as they are. One infinite
-    gradient makes the others zero and itself NaN, one NaN makes all NaN, as in torch.
+    gradient makes the others zero and itself NaN, one NaN makes all NaN, as in torch. Norms of bfloat16 and float16 gradients
+    are float32.
 
     Args:
         max_norm: Largest norm of all gradients together; a number, a traced value or a schedule.
@@ -36,10 +37,12 @@ def clip_grad_norm(max_norm: Any, norm_type: float = 2.0) -> optax.GradientTrans
     def factory(max_norm):
         def clip(updates):
             norms = [jnp.linalg.norm(g.ravel(), norm_type) for g in jax.tree.leaves(updates)]
+            if not norms:
+                return updates
             factor = jnp.minimum(max_norm / (jnp.linalg.norm(jnp.stack(norms), norm_type) + 1e-6), 1.0)
             return jax.tree.map(lambda g: g * factor.astype(g.dtype), updates)
 
-        return optax.stateless(lambda updates, params: clip(updates))
+        return optax.stateless(lambda updates, params: optax.tree.cast_like(clip(widen(updates)), updates))
 
     return scheduled(factory)(max_norm=max_norm)
 

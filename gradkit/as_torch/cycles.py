@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from gradkit.as_torch.schedulers import Scheduler
 from gradkit.checks import nonnegative, one_of, refuse, require
+from gradkit.schedules import power
 
 
 def cyclic_lr(
@@ -26,6 +27,9 @@ def cyclic_lr(
     scale_mode: str = "cycle",
 ) -> Scheduler:
     """``CyclicLR``: up from ``base_lr`` to ``max_lr`` in ``step_size_up`` steps and down in ``step_size_down``, for ever.
+
+    By default torch's cycles the momentum as well, ``cycle_momentum=True``. Here that is a schedule of its own, with the same
+    arguments: ``sgd(lr=cyclic_lr(0.01, 0.1, 500), momentum=cyclic_momentum(500))``.
 
     Args:
         base_lr, max_lr: Numbers or traced values.
@@ -91,6 +95,9 @@ def one_cycle_lr(
     The peak is at step ``pct_start * total_steps - 1``, which need not be whole, the end at ``total_steps - 1``, where the rate
     stays; torch refuses to go on. With three phases the rate comes down to where it began by the same way, and then to the end.
 
+    By default torch's cycles the momentum as well, ``cycle_momentum=True``, of Adam and its like the first beta. Here that is a
+    schedule of its own, with the same arguments: ``sgd(lr=one_cycle_lr(0.1, 1000), momentum=one_cycle_momentum(1000))``.
+
     Args:
         max_lr, pct_start, div_factor, final_div_factor: Numbers or traced values.
         total_steps: Or ``epochs`` and ``steps_per_epoch``, whose product it is.
@@ -149,7 +156,7 @@ def _wave(up, down, mode, gamma, scale_fn, scale_mode) -> Callable[[Any], Any]:
     def scale(cycle, step):
         if scale_fn is not None:
             return scale_fn(cycle if scale_mode == "cycle" else step)
-        return {"triangular": 1.0, "triangular2": 0.5 ** (cycle - 1), "exp_range": jnp.power(gamma, step)}[mode]
+        return {"triangular": 1.0, "triangular2": 0.5 ** (cycle - 1), "exp_range": power(gamma, step)}[mode]
 
     def height(step):
         since = jnp.mod(1.0 * step, up + down)
@@ -180,9 +187,13 @@ def _phases(levels, total_steps, pct_start, anneal_strategy) -> Callable[[Any], 
         rate = levels[-1]
         for index in reversed(range(len(ends) - 1)):
             begin, end = ends[index], ends[index + 1]
-            done = jnp.clip((step - 1.0 * begin) / jnp.where(end == begin, 1.0, end - begin), 0.0, 1.0)
-            left = jnp.sin(jnp.pi / 2 * (1 - done)) ** 2 if anneal_strategy == "cos" else 1 - done
-            rate = jnp.where(step <= end, levels[index + 1] + (levels[index] - levels[index + 1]) * left, rate)
+            length = jnp.where(end == begin, 1.0, end - begin)
+            # from the level that is nearer, as they differ by factors of up to 1e5
+            shares = [jnp.clip(part / length, 0.0, 1.0) for part in (step - 1.0 * begin, end - 1.0 * step)]
+            done, left = [jnp.sin(jnp.pi / 2 * share) ** 2 for share in shares] if anneal_strategy == "cos" else shares
+            rise = levels[index + 1] - levels[index]
+            between = jnp.where(done < left, levels[index] + rise * done, levels[index + 1] - rise * left)
+            rate = jnp.where(step <= end, between, rate)
         return rate
 
     return value

@@ -9,6 +9,7 @@ import optax
 from gradkit.as_torch.recipes import lerp, recipe
 from gradkit.checks import Described, one_of, require, whole_number
 from gradkit.transforms import zeros
+from gradkit.trees import leaf_names
 
 
 def muon(
@@ -41,7 +42,7 @@ def muon(
         unused: ``"zero"``, or ``"skip"``: leave a leaf whose gradient is zero everywhere as it is.
 
     Raises:
-        ValueError: A number is negative or not finite; while tracing, if a leaf is not a matrix: give the others to another
+        ValueError: A number is negative or not finite; at ``init``, a leaf is not a matrix: give the others to another
             optimizer with ``optax.partition``.
 
     >>> optimizer, theta = muon(lr=0.5, weight_decay=0.0), jnp.diag(jnp.array([4.0, -1.0]))
@@ -60,24 +61,29 @@ def muon(
     require(is_triple, "ns_coefficients", "be three numbers", ns_coefficients, "torch's are (3.4445, -4.775, 2.0315).")
 
     def rule(h, t, theta, g, v):
-        given = Described(f"a leaf of shape {g.shape}")
-        require(g.ndim == 2, "params", "be matrices", given, "Give the others to another optimizer with optax.partition.")
         v = lerp(v, g, 1 - h.momentum)
         ahead = lerp(g, v, h.momentum) if nesterov else v
         rate = h.lr * _scale(adjust_lr_fn, *g.shape)
         return rate * -_orthogonal(ahead, ns_coefficients, ns_steps, h.eps), v
 
-    return recipe(
-        rule,
-        zeros(1),
-        maximize=False,
-        unused=unused,
-        is_decoupled=True,
-        lr=lr,
-        weight_decay=weight_decay,
-        momentum=momentum,
-        eps=eps,
-    )
+    optimizer = recipe(
+        rule, zeros(1), maximize=False, unused=unused, is_decoupled=True,
+        lr=lr, weight_decay=weight_decay, momentum=momentum, eps=eps,
+    )  # fmt: skip
+
+    def init(params):
+        _check_matrices(params)
+        return optimizer.init(params)
+
+    return optimizer._replace(init=init)
+
+
+def _check_matrices(params: Any):
+    """Refuse leaves that are not matrices, naming the first."""
+    for name, theta in zip(leaf_names(params), jax.tree.leaves(params)):
+        given = Described(f"a leaf of shape {jnp.shape(theta)}" + (f" at {name!r}" if name else ""))
+        remedy = "Give the others to another optimizer with optax.partition."
+        require(jnp.ndim(theta) == 2, "params", "be matrices", given, remedy)
 
 
 def _scale(adjustment: str | None, rows: int, columns: int) -> float:

@@ -26,10 +26,12 @@ def sgd(
     maximize: bool = False,
     unused: str = "zero",
 ) -> optax.GradientTransformationExtraArgs:
-    """``torch.optim.SGD``; the first step has no dampening::
+    """``torch.optim.SGD``; the first step with momentum has no dampening::
 
-        v = momentum * v + (1 - dampening) * g,    v = g at t = 1
+        v = momentum * v + (1 - dampening) * g,    v = g at first
         theta -= lr * (g + momentum * v if nesterov else v)
+
+    While a schedule of the momentum is at 0, ``v`` rests and the step is along ``g``.
 
     Args:
         lr, momentum, dampening, weight_decay: Numbers, traced values or schedules. Without momentum dampening does nothing.
@@ -53,15 +55,23 @@ def sgd(
     given = Described(f"momentum={momentum!r} and dampening={dampening!r}")
     require(is_possible, "nesterov", "come with a momentum and without dampening", given, "Change one of the three.")
 
-    def rule(h, t, theta, g, *v):
-        if not has_momentum:
-            return (scaled(theta, h.lr, g),)
-        v = jnp.where(t == 1, g, rounded(h, h.momentum * v[0]) + (1 - h.dampening) * g)
-        # torch without momentum keeps no v, and so has no dampening either
-        return scaled(theta, h.lr, jnp.where(h.momentum == 0, g, g + h.momentum * v if nesterov else v)), v
+    def plain_rule(h, t, theta, g):
+        return (scaled(theta, h.lr, g),)
+
+    def rule(h, t, theta, g, v, has_begun=None):
+        is_on = h.momentum != 0
+        is_first = t == 1 if has_begun is None else ~has_begun
+        ahead = jnp.where(is_first, g, rounded(h, h.momentum * v) + (1 - h.dampening) * g)
+        step = jnp.where(is_on, g + h.momentum * ahead if nesterov else ahead, g)
+        begun = () if has_begun is None else (has_begun | is_on,)
+        return scaled(theta, h.lr, step), jnp.where(is_on, ahead, v), *begun
+
+    def start(h, theta):
+        # a schedule may be at 0 for a while: whether v is a gradient yet is not known from t
+        return *zeros(int(has_momentum))(h, theta), *((jnp.zeros((), bool),) if callable(momentum) else ())
 
     return recipe(
-        rule, zeros(1 if has_momentum else 0), maximize=maximize, unused=unused,
+        rule if has_momentum else plain_rule, start, maximize=maximize, unused=unused,
         lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay,
     )  # fmt: skip
 
@@ -82,6 +92,8 @@ def rmsprop(
         n = alpha * n + (1 - alpha) * g**2,    a = alpha * a + (1 - alpha) * g
         v = momentum * v + g / (sqrt(n - a**2 if centered else n) + eps)
         theta -= lr * v
+
+    While the momentum is 0, ``v`` rests and the step is along its second term.
 
     Args:
         lr, alpha, eps, weight_decay, momentum: Numbers, traced values or schedules.
@@ -110,7 +122,8 @@ def rmsprop(
         if not has_momentum:
             return -h.lr * g / root, *memory
         v = rounded(h, h.momentum * rest[-1]) + g / root
-        return scaled(theta, h.lr, v), *memory, v
+        is_on = h.momentum > 0
+        return jnp.where(is_on, scaled(theta, h.lr, v), -h.lr * g / root), *memory, jnp.where(is_on, v, rest[-1])
 
     return recipe(
         rule, zeros(1 + centered + has_momentum), maximize=maximize, unused=unused,

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gradkit.checks import nonnegative, one_of
+from gradkit.checks import nonnegative, one_of, require
 from gradkit.transforms import values_at
 
 
@@ -48,7 +48,8 @@ def reduce_lr_on_plateau(
         steps_per_epoch: Updates between two looks.
 
     Raises:
-        ValueError: An unknown mode, a number that is negative or not finite, or a factor not below 1.
+        ValueError: An unknown mode, a number that is negative or not finite, a factor not below 1, a rate of 0, or ``update`` is
+            not told ``value``.
 
     >>> plateau = reduce_lr_on_plateau(patience=0, factor=0.5, lr=0.1)
     >>> state = plateau.init(jnp.zeros(1))
@@ -64,24 +65,24 @@ def reduce_lr_on_plateau(
     """
     one_of("mode", mode, ("min", "max"))
     one_of("threshold_mode", threshold_mode, ("rel", "abs"))
-    numbers = {"patience": patience, "threshold": threshold, "cooldown": cooldown, "min_lr": min_lr, "eps": eps, "lr": lr}
+    numbers = {"patience": patience, "threshold": threshold, "cooldown": cooldown, "min_lr": min_lr, "eps": eps}
     for name, number in numbers.items():
         nonnegative(name, number)
     nonnegative("factor", factor, below=1.0)
+    nonnegative("lr", lr, positive=True)
     nonnegative("steps_per_epoch", steps_per_epoch, positive=True)
-    h = SimpleNamespace(**values_at({**numbers, "factor": factor})(0))
+    h = SimpleNamespace(**values_at({**numbers, "factor": factor, "lr": lr})(0))
 
     def is_better(value, best):
-        margin = h.threshold if threshold_mode == "abs" else h.threshold * best
-        # not best - margin, which is not a number while best is infinite
-        bound = jnp.where(jnp.isinf(best), best, best - margin if mode == "min" else best + margin)
+        threshold = -h.threshold if mode == "min" else h.threshold
+        bound = best * (1 + threshold) if threshold_mode == "rel" else best + threshold
         return value < bound if mode == "min" else value > bound
 
     def init(params):
         del params
         worst = jnp.asarray(jnp.inf if mode == "min" else -jnp.inf, float)
-        zero, none = jnp.zeros((), jnp.int32), jnp.zeros((), float)
-        return ReduceLROnPlateauState(jnp.asarray(h.lr, float), worst, zero, zero, none, zero)
+        num_bad, cooldown, num_values = (jnp.zeros((), jnp.int32) for _ in range(3))
+        return ReduceLROnPlateauState(jnp.array(h.lr, float), worst, num_bad, cooldown, jnp.zeros((), float), num_values)
 
     def look(state):
         value = state.total / state.num_values
@@ -99,8 +100,9 @@ def reduce_lr_on_plateau(
             num_values=jnp.zeros_like(state.num_values),
         )
 
-    def update(updates, state, params=None, *, value, **extra_args):
+    def update(updates, state, params=None, *, value=None, **extra_args):
         del params, extra_args
+        require(value is not None, "value", "be given to `update`", None, "Call update(grads, state, params, value=loss).")
         scale = state.lr / h.lr
         seen = state._replace(total=state.total + jnp.asarray(value, float), num_values=state.num_values + 1)
         is_epoch = seen.num_values >= steps_per_epoch

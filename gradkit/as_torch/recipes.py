@@ -1,5 +1,6 @@
 """What all of PyTorch's optimizers have in common: checks, ``maximize``, weight decay of both kinds, first moments."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import optax
 from gradkit.checks import is_zero, nonnegative, require
 from gradkit.transforms import by_rule, rounded
 
-BELOW_ONE = ("beta1", "beta2")
+BELOW_ONE, AT_MOST_ONE = ("beta1", "beta2"), ("alpha", "rho")
 
 
 def recipe(
@@ -33,7 +34,8 @@ def recipe(
         **numbers: What ``h`` holds.
     """
     for name, value in numbers.items():
-        nonnegative(name, value, below=1.0 if name in BELOW_ONE else float("inf"))
+        below, at_most = 1.0 if name in BELOW_ONE else math.inf, 1.0 if name in AT_MOST_ONE else math.inf
+        nonnegative(name, value, below=below, at_most=at_most)
     is_decaying = "weight_decay" in numbers and not is_zero(numbers["weight_decay"])
 
     def whole_rule(h, t, theta, g, *memory):

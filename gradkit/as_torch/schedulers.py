@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from gradkit.checks import Described, nonnegative, require
-from gradkit.schedules import piecewise, warm_restarts
+from gradkit.schedules import piecewise, power, warm_restarts
 
 
 class Scheduler(NamedTuple):
@@ -24,12 +24,14 @@ class Scheduler(NamedTuple):
         advance: ``(rate, step) -> rate`` at the step from the rate at the step before, as torch's recursions have it; at step 0
             from ``lr``.
         is_factor: Whether it multiplies the rate by a function of the step alone.
+        places: The schedulers of schedulers in which torch's rates are those of ``value`` or ``advance``.
     """
 
     lr: Any
     value: Callable[[Any], Any]
     advance: Callable[[Any, Any], Any]
     is_factor: bool = False
+    places: tuple[str, ...] = ("sequential_lr", "chained_scheduler")
 
     def __call__(self, step: Any) -> Any:
         """The rate at a step."""
@@ -42,11 +44,14 @@ def lambda_lr(lr_lambda: Callable[[Any], Any], *, lr: Any) -> Scheduler:
     >>> float(lambda_lr(lambda step: 0.5**step, lr=1.0)(2))
     0.25
     """
+    nonnegative("lr", lr)
     return _absolute(lr, lambda step: lr * lr_lambda(step))
 
 
 def multiplicative_lr(lr_lambda: Callable[[Any], Any], *, lr: Any) -> Scheduler:
     """``MultiplicativeLR``: ``lr * lr_lambda(1) * ... * lr_lambda(step)``. A rate takes as many products as its step.
+
+    In torch's ``SequentialLR`` it would go on from the rate of the part before it: :func:`sequential_lr` refuses it.
 
     >>> float(multiplicative_lr(lambda step: 0.5, lr=1.0)(2))
     0.25
@@ -56,7 +61,7 @@ def multiplicative_lr(lr_lambda: Callable[[Any], Any], *, lr: Any) -> Scheduler:
     def factor(step):
         return jax.lax.fori_loop(1, step + 1, lambda i, product: product * lr_lambda(i), jnp.ones((), float))
 
-    return _factor(lr, factor)
+    return _factor(lr, factor)._replace(places=("chained_scheduler",))
 
 
 def step_lr(step_size: Any, gamma: Any = 0.1, *, lr: Any) -> Scheduler:
@@ -67,8 +72,8 @@ def step_lr(step_size: Any, gamma: Any = 0.1, *, lr: Any) -> Scheduler:
     [1.0, 0.5, 0.25]
     """
     _check(lr=lr, gamma=gamma)
-    nonnegative("step_size", step_size, positive=True)
-    return _factor(lr, lambda step: jnp.power(gamma, step // step_size))
+    nonnegative("step_size", step_size, positive=True, whole=True)
+    return _factor(lr, lambda step: power(gamma, step // step_size))
 
 
 def multi_step_lr(milestones: Sequence[Any], gamma: Any = 0.1, *, lr: Any) -> Scheduler:
@@ -79,7 +84,8 @@ def multi_step_lr(milestones: Sequence[Any], gamma: Any = 0.1, *, lr: Any) -> Sc
     [1.0, 0.5, 0.25]
     """
     _check(lr=lr, gamma=gamma)
-    return _factor(lr, lambda step: jnp.power(gamma, sum(1.0 * (jnp.asarray(step) >= milestone) for milestone in milestones)))
+    _check_milestones(milestones)
+    return _factor(lr, lambda step: power(gamma, sum(1.0 * (jnp.asarray(step) >= milestone) for milestone in milestones)))
 
 
 def constant_lr(factor: Any = 1 / 3, total_iters: Any = 5, *, lr: Any) -> Scheduler:
@@ -89,7 +95,9 @@ def constant_lr(factor: Any = 1 / 3, total_iters: Any = 5, *, lr: Any) -> Schedu
     >>> [float(schedule(step)) for step in (3, 4)]
     [0.5, 1.0]
     """
-    _check(lr=lr, factor=factor)
+    nonnegative("lr", lr)
+    nonnegative("factor", factor, at_most=1.0)
+    nonnegative("total_iters", total_iters, positive=True, whole=True)
     return _factor(lr, lambda step: jnp.where(step < total_iters, factor, 1.0))
 
 
@@ -100,7 +108,10 @@ def linear_lr(start_factor: Any = 1 / 3, end_factor: Any = 1.0, total_iters: Any
     >>> [float(schedule(step)) for step in (0, 2, 4, 9)]
     [0.5, 0.75, 1.0, 1.0]
     """
-    _check(lr=lr, start_factor=start_factor, end_factor=end_factor)
+    nonnegative("lr", lr)
+    nonnegative("start_factor", start_factor, positive=True, at_most=1.0)
+    nonnegative("end_factor", end_factor, at_most=1.0)
+    nonnegative("total_iters", total_iters, positive=True, whole=True)
     return _factor(lr, lambda step: start_factor + (end_factor - start_factor) * jnp.minimum(1.0, step / (1.0 * total_iters)))
 
 
@@ -111,7 +122,7 @@ def exponential_lr(gamma: Any, *, lr: Any) -> Scheduler:
     0.125
     """
     _check(lr=lr, gamma=gamma)
-    return _factor(lr, lambda step: jnp.power(gamma, step))
+    return _factor(lr, lambda step: power(gamma, step))
 
 
 def polynomial_lr(total_iters: Any = 5, power: Any = 1.0, *, lr: Any) -> Scheduler:
@@ -122,6 +133,7 @@ def polynomial_lr(total_iters: Any = 5, power: Any = 1.0, *, lr: Any) -> Schedul
     [1.0, 0.25, 0.0]
     """
     _check(lr=lr, power=power)
+    nonnegative("total_iters", total_iters, positive=True, whole=True)
     return _factor(lr, lambda step: jnp.power(jnp.maximum(0.0, total_iters - 1.0 * step) / total_iters, power))
 
 
@@ -159,18 +171,31 @@ def cosine_annealing_warm_restarts(T_0: Any, T_mult: Any = 1, eta_min: Any = 0.0
     """
     _check(lr=lr, eta_min=eta_min)
     nonnegative("T_0", T_0, positive=True)
-    if isinstance(T_mult, int):
-        require(T_mult >= 1, "T_mult", "be at least 1", T_mult, "It makes each cycle so many times as long as the one before.")
+    nonnegative("T_mult", T_mult, at_least=1.0)
     return _absolute(lr, warm_restarts(lr, T_0, mult=T_mult, end=eta_min))
 
 
 def sequential_lr(schedulers: Sequence[Callable[[Any], Any]], milestones: Sequence[Any]) -> Scheduler:
     """``SequentialLR``: one schedule after the other, each from its own step 0 at its milestone.
 
+    Each begins from its own ``lr``. torch has one for all, the optimizer's, which ``OneCycleLR`` and ``CyclicLR`` overwrite with
+    the rate they start from: the rates of parts that are made after one of these change there, and not here. To have the same,
+    give those that rate, e.g. ``max_lr / div_factor``, as their ``lr``.
+
+    Args:
+        schedulers: Schedules, but not :func:`multiplicative_lr`, :func:`chained_scheduler` or another sequence: torch goes on
+            with these from where the rate is.
+        milestones: Whole numbers, rising.
+
+    Raises:
+        ValueError: None or one of those, a milestone that is not whole, or not one fewer than schedulers.
+
     >>> schedule = sequential_lr([constant_lr(0.5, 9, lr=1.0), exponential_lr(0.5, lr=1.0)], [2])
     >>> [float(schedule(step)) for step in range(4)]
     [0.5, 0.5, 1.0, 0.5]
     """
+    _check_places(schedulers, "sequential_lr")
+    _check_milestones(milestones)
     given = Described(f"{len(schedulers)} schedulers and {len(milestones)} milestones")
     require(len(schedulers) == len(milestones) + 1, "schedulers", "be one more than the milestones", given, "A milestone each.")
 
@@ -179,17 +204,19 @@ def sequential_lr(schedulers: Sequence[Callable[[Any], Any]], milestones: Sequen
         rates = [schedule(jnp.maximum(step - start, 0)) for schedule, start in zip(schedulers, starts)]
         return piecewise(rates, milestones)(step)
 
-    return _absolute(schedulers[0](0), value)
+    return _absolute(schedulers[0](0), value)._replace(places=())
 
 
 def chained_scheduler(schedulers: Sequence[Callable[[Any], Any]]) -> Scheduler:
     """``ChainedScheduler``: all of them act on one rate, each on what the one before it left.
 
     Factors are multiplied. With others among them a rate is found from the rate before it, as torch does, all the way from
-    step 0: a loop as long as the step, at each of its calls. The first scheduler's ``lr`` is that of all.
+    step 0: a loop as long as the step, at each of its calls. The first scheduler's ``lr`` is that of all. A
+    :func:`sequential_lr` among them is refused: at its milestones torch's sets the rate for all.
 
     Raises:
         TypeError: One of them is not a schedule of this room.
+        ValueError: There is none, or a sequence.
 
     >>> schedule = chained_scheduler([constant_lr(0.5, 2, lr=1.0), exponential_lr(0.5, lr=1.0)])
     >>> [float(schedule(step)) for step in range(4)]
@@ -198,9 +225,11 @@ def chained_scheduler(schedulers: Sequence[Callable[[Any], Any]]) -> Scheduler:
     for scheduler in schedulers:
         require(isinstance(scheduler, Scheduler), "schedulers", "be schedules of gradkit.as_torch", scheduler,
                 "Write a function of the step as lambda_lr.", error=TypeError)  # fmt: skip
-    lr = schedulers[0].lr
+    _check_places(schedulers, "chained_scheduler")
+    lr, places = schedulers[0].lr, ("chained_scheduler",)
     if all(scheduler.is_factor for scheduler in schedulers):
-        return _factor(lr, lambda step: jnp.prod(jnp.stack([scheduler(step) / scheduler.lr for scheduler in schedulers])))
+        factor = lambda step: jnp.prod(jnp.stack([scheduler(step) / scheduler.lr for scheduler in schedulers]))  # noqa: E731
+        return _factor(lr, factor)._replace(places=places)
 
     def advance(rate, step):
         for scheduler in schedulers:
@@ -210,7 +239,7 @@ def chained_scheduler(schedulers: Sequence[Callable[[Any], Any]]) -> Scheduler:
     def value(step):
         return jax.lax.fori_loop(0, step + 1, lambda i, rate: advance(rate, i), jnp.asarray(lr, float))
 
-    return Scheduler(lr, value, advance)
+    return Scheduler(lr, value, advance, places=places)
 
 
 def _absolute(lr: Any, value: Callable[[Any], Any]) -> Scheduler:
@@ -226,6 +255,22 @@ def _factor(lr: Any, factor: Callable[[Any], Any]) -> Scheduler:
         return jnp.where(before == 0, rate, rate * factor(step) / jnp.where(before == 0, 1.0, before))
 
     return Scheduler(lr, lambda step: lr * factor(step), advance, is_factor=True)
+
+
+def _check_places(schedulers: Sequence[Any], place: str):
+    """Refuse none, and such as torch computes otherwise in this place."""
+    require(len(schedulers) > 0, "schedulers", "hold at least one", schedulers, "Give schedules of gradkit.as_torch.")
+    for index, scheduler in enumerate(schedulers):
+        places = scheduler.places if isinstance(scheduler, Scheduler) else (place,)
+        given = Described(f"one for {' or '.join(places) or 'no other scheduler'}")
+        remedy = "torch goes on with it from the present rate. Write the whole as lambda_lr."
+        require(place in places, f"schedulers[{index}]", f"be a schedule that can stand in {place}", given, remedy)
+
+
+def _check_milestones(milestones: Sequence[Any]):
+    """Refuse milestones between steps, at which torch never is."""
+    for index, milestone in enumerate(milestones):
+        nonnegative(f"milestones[{index}]", milestone, whole=True)
 
 
 def _check(**numbers: Any):

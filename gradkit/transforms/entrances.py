@@ -58,6 +58,15 @@ def widen(tree: Any) -> Any:
     return jax.tree.map(wide, tree)
 
 
+def check_parameters(params: Any):
+    """Refuse parameters that no step along a gradient can change, naming the first such leaf."""
+    remedy = "Keep other leaves out of the optimizer with optax.partition."
+    for name, theta in zip(leaf_names(params), jax.tree.leaves(params)):
+        dtype = jnp.result_type(theta)
+        given = Described(f"{dtype.name} at {name!r}" if name else dtype.name)
+        require(jnp.issubdtype(dtype, jnp.floating), "params", "be real floating", given, remedy, error=TypeError)
+
+
 def check_gradients(grads: Any, params: Any):
     """Refuse gradients whose structure or shapes are not those of the parameters, naming the first leaf that differs."""
     remedy = "Differentiate with respect to these parameters."

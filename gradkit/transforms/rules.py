@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from gradkit.checks import one_of, refuse
-from gradkit.transforms.entrances import check_gradients, widen
+from gradkit.transforms.entrances import check_gradients, check_parameters, widen
 from gradkit.transforms.scheduling import values_at
 
 
@@ -18,7 +18,7 @@ class RuleState(NamedTuple):
 
     Attributes:
         count: Updates made, an int32 scalar; what schedules are asked with.
-        steps: Updates that each leaf took part in: ``count`` itself, or with ``unused="skip"`` a tree of int32 scalars.
+        steps: Updates that each leaf took part in: one int32 scalar, or with ``unused="skip"`` a tree of them.
         memory: For each leaf of the parameters the tuple of what its rule remembers.
     """
 
@@ -48,6 +48,7 @@ def by_rule(
 
     Raises:
         ValueError: A number has a shape; ``params`` were not given to ``update``, or do not fit the gradients.
+        TypeError: A leaf of the parameters is not real floating.
 
     >>> heavy_ball = by_rule(lambda h, t, theta, g, v: (-h.lr * (h.mu * v + g), h.mu * v + g),
     ...                      lambda h, theta: (jnp.zeros_like(theta),), {"lr": 0.5, "mu": lambda step: 0.9})
@@ -59,9 +60,11 @@ def by_rule(
     at = values_at(numbers)
 
     def init(params):
+        check_parameters(params)
         count = jnp.zeros((), jnp.int32)
         h = SimpleNamespace(**at(count))
-        steps = jax.tree.map(lambda _: count, params) if is_skipping else count
+        # each its own buffer, as a state that is donated must not hold one twice
+        steps = jax.tree.map(lambda _: jnp.zeros((), jnp.int32), params if is_skipping else 0)
         return RuleState(count, steps, jax.tree.map(lambda theta: start(h, theta), widen(params)))
 
     def update(updates, state, params=None, **extra_args):
@@ -89,7 +92,7 @@ def by_rule(
 
 def zeros(num: int) -> Callable[..., tuple]:
     """A leaf begins with ``num`` arrays of zeros of its shape."""
-    return lambda h, theta: (jnp.zeros_like(theta),) * num
+    return lambda h, theta: tuple(jnp.zeros_like(theta) for _ in range(num))
 
 
 def _keep(used: Any, new: Any, old: Any) -> Any:
