@@ -102,6 +102,7 @@ def test_an_offset_is_where_the_scores_begin():
     np.testing.assert_allclose(predict(fit.params, BINNED), predict(plain.params, BINNED), atol=1e-3)
 
 
+@pytest.mark.long
 def test_several_outputs_share_a_tree():
     targets = np.where(SIGNAL > 0.7, 2, np.where(SIGNAL < -0.3, 0, 1))
     for form in ({}, {"curvature": "block"}):
@@ -132,6 +133,7 @@ def test_growing_stops_when_patience_ends_and_the_best_model_is_returned():
     assert not np.asarray(fit.params.trees.is_split)[count:].any()
 
 
+@pytest.mark.long
 def test_a_sweep_of_rates_penalties_and_folds_is_the_lone_fits():
     fold = (np.arange(N) % 3).astype(np.int32)
     data = Examples(BINNED, TARGETS, fold=fold)

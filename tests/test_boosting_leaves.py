@@ -68,6 +68,7 @@ def test_gradient_and_curvature_are_those_of_the_textbook(name):
     np.testing.assert_allclose(found.curvature(scores, targets)[:, 0], curvature(flat, targets), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.long
 def test_the_softmax_has_its_textbook_gradient_diagonal_and_matrix():
     scores, targets = jnp.asarray(RNG.normal(size=(50, 4)), jnp.float32), jnp.asarray(RNG.integers(0, 4, 50))
     share = np.asarray(jax.nn.softmax(scores), float)

@@ -84,6 +84,7 @@ def root(score, target):
     return jnp.sqrt(score - target)
 
 
+@pytest.mark.long
 def test_the_example_that_broke_a_model_is_named():
     targets = np.full(N, -4.0, np.float32)
     targets[17] = 5.0

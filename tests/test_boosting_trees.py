@@ -178,6 +178,7 @@ def test_the_kernel_is_there_where_a_compiler_is():
     assert (native.is_there()) == any(map(shutil.which, native.COMPILERS))
 
 
+@pytest.mark.long
 def test_examples_of_no_weight_find_their_leaf_but_count_for_nothing():
     shape, penalties = Shape(depth=3, num_bins=BINS), Penalties()
     codes, gradient, curvature = problem(3)

@@ -19,6 +19,7 @@ DATA = regression_data()
 QUIET = {"progress": False}
 
 
+@pytest.mark.long
 def test_start_noise_and_draws_come_from_different_keys():
     """The squared distances of three normals drawn from what each is given: zero where two keys are one."""
     normal = lambda key: jax.random.normal(key, (3,))  # noqa: E731

@@ -118,6 +118,7 @@ def test_another_width_agrees_within_rounding_at_the_first_step(by_width, width)
     np.testing.assert_allclose(first[1], first[0], rtol=1e-6)
 
 
+@pytest.mark.long
 def test_another_width_agrees_in_float64_after_a_hundred_steps_of_plain_descent(x64):
     space = gk.grid(learning_rate=[0.01, 0.03, 0.1], seed=range(3))
     losses = [[fit.history["loss"] for fit in run(sgd_net, space, width=width, steps=100)] for width in (1, 3, 9)]

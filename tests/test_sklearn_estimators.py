@@ -87,6 +87,7 @@ def test_a_missing_value_tells_and_a_category_has_no_order():
     assert scores[1] == 1 > scores[0]
 
 
+@pytest.mark.long
 def test_a_warm_start_goes_on_from_the_trees_there_are():
     rng = np.random.default_rng(4)
     X, y = rng.normal(size=(200, 3)), rng.integers(0, 2, 200)

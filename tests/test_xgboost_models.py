@@ -52,6 +52,7 @@ def test_xgboost_predicts_what_we_predict(objective, categorical):
     np.testing.assert_allclose(booster.predict(matrix), links.get(objective, np.asarray)(ours), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.long
 def test_a_category_that_was_never_seen_goes_where_the_missing_go():
     ensemble, binned = fitted("binary:logistic", (3,))
     strange = NEW.copy()
