@@ -257,7 +257,7 @@ def draw(table: pd.DataFrame, path):
     """Differences and speeds, a bar per optimizer."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     differences = table.assign(run=table.framework + ", " + table.dtype).pivot(
         index="optimizer", columns="run", values="difference"
