@@ -44,7 +44,7 @@ def curvature(product: Callable, x: jax.Array, grad: jax.Array) -> Curvature:
     """Project the Hessian on some directions and take its eigenvalues, scaled so that its diagonal is one.
 
     The scaling makes the answer the same in whatever units each parameter is. Eigenvalues within rounding of zero are taken for
-    zero: the function is flat there, and no step is made.
+    zero: the function is flat there, and no step is made. How far the products are from symmetric says how they are rounded.
 
     Args:
         product: ``vector -> H vector``, shapes ``(d,)``.
@@ -60,24 +60,24 @@ def curvature(product: Callable, x: jax.Array, grad: jax.Array) -> Curvature:
         basis, images = krylov(product, grad, count)
     matrix = basis @ images.T
     is_spanned = jnp.all(basis == 0, axis=1)
+    skewness = jnp.abs(matrix - matrix.T)
     matrix = (matrix + matrix.T) / 2 + jnp.diag(is_spanned.astype(grad.dtype))
     eps = jnp.finfo(grad.dtype).eps
     own, largest = jnp.abs(jnp.diag(matrix)), jnp.abs(matrix).max(axis=1)
     scale = jnp.where(own > eps * largest, own, largest)
     scale = 1 / jnp.sqrt(jnp.where(scale > 0, scale, 1))
+    rounding = 100 * eps * count + jnp.max(scale[:, None] * skewness * scale[None, :])
     values, vectors = jnp.linalg.eigh(scale[:, None] * matrix * scale[None, :])
     slopes = vectors.T @ (scale * (basis @ grad))
-    is_flat = jnp.abs(values) <= 100 * eps * count
+    is_flat = jnp.abs(values) <= rounding
     steps = jnp.where(is_flat, 0, -slopes / jnp.where(is_flat, 1, jnp.abs(values)))
     length = jnp.linalg.norm(basis @ x / scale)
     length = jnp.where(length > 0, length, 1)
     decrease = jnp.sum(jnp.where(is_flat, jnp.abs(slopes) * length, -slopes * steps / 2))
     unscaled = basis.T @ (scale[:, None] * vectors)
-    bends = jnp.maximum(jnp.maximum(jnp.abs(values), 100 * eps * count), jnp.abs(slopes) / length)
-    is_negative = values[0] < -jnp.sqrt(eps) * count
-    return Curvature(
-        unscaled @ steps, decrease, values[0], unscaled[:, 0], is_negative, jnp.any(is_flat), unscaled / jnp.sqrt(bends)[None, :]
-    )
+    bends = jnp.maximum(jnp.maximum(jnp.abs(values), rounding), jnp.abs(slopes) / length)
+    frame = unscaled / jnp.sqrt(bends)[None, :]
+    return Curvature(unscaled @ steps, decrease, values[0], unscaled[:, 0], values[0] < -rounding, jnp.any(is_flat), frame)
 
 
 def krylov(product: Callable, grad: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:

@@ -29,14 +29,14 @@ class MinimumStatus(enum.IntEnum):
 _MESSAGES = {
     MinimumStatus.RUNNING: "has not ended",
     MinimumStatus.CONVERGED: (
-        "converged: Newton's step and the decrease it promises are within the tolerance, all curvatures are positive"
+        "converged: Newton's step and the decrease it promises are within the tolerance, all curvatures looked at are positive"
     ),
     MinimumStatus.SADDLE: (
         "stalled at a saddle: the gradient vanishes, but a curvature is negative (`escape_saddles=True` goes on)"
     ),
     MinimumStatus.FLAT: (
         "flat: the gradient vanishes and no curvature is negative, but along some direction there is none: a plateau, a minimum "
-        "that is not one point (redundant or unused parameters), or one flatter than a parabola"
+        "that is not one point (redundant or unused parameters) or flatter than a parabola, or a saddle of higher order"
     ),
     MinimumStatus.LINE_SEARCH_FAILED: (
         "line search failed: no step lowers the value, yet Newton's is not within the tolerance; the dtype may resolve no more "
@@ -54,8 +54,9 @@ class Minimum(NamedTuple):
         params: Where it ended, a pytree as ``x0``.
         value: The function there; for least squares half the sum of squares.
         status: A :class:`MinimumStatus` as int32.
-        error: The largest relative length of Newton's step in any coordinate: an estimate of the relative error of ``params``.
-        curvature: The lowest curvature that was seen, relative to the coordinates' own; below zero at a saddle.
+        error: The largest relative length of the last Newton's step in any coordinate: an estimate of the relative error of
+            where it was made from, and a bound on that of ``params``.
+        curvature: The lowest curvature seen there, relative to the coordinates' own; below zero at a saddle.
         num_steps: Steps of the optimizer, Newton's included.
         num_evaluations: Evaluations of the function with its derivative.
         num_products: Products of the Hessian with a vector.
@@ -94,7 +95,7 @@ class Minimum(NamedTuple):
         if isinstance(self.status, jax.core.Tracer):
             return f"Minimum({', '.join(f'{name}={value}' for name, value in self._asdict().items())})"
         if np.ndim(self.status) > 0:
-            return f"{np.size(self.status)} starts: {self.message}\nlowest value {float(np.nanmin(self.value)):.6g}"
+            return f"{np.size(self.status)} starts: {self.message}\nlowest value {float(np.fmin.reduce(self.value, None)):.6g}"
         return (
             f"{self.message}\nvalue {float(self.value):.6g}, relative error about {float(self.error):.0e}\n"
             f"{int(self.num_steps)} steps, {int(self.num_evaluations)} evaluations, {int(self.num_products)} Hessian products\n"

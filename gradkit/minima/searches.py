@@ -41,7 +41,7 @@ def lbfgs(longest: float | None = None, **settings: Any) -> optax.GradientTransf
 
 def relative(step: jax.Array, x: jax.Array, floor: Any) -> jax.Array:
     """The largest relative length of a step in any coordinate; coordinates below ``floor`` count as ``floor``."""
-    return jnp.max(jnp.abs(step) / jnp.maximum(jnp.abs(x), floor))
+    return jnp.max(jnp.abs(step) / jnp.maximum(jnp.abs(x), floor), initial=0)
 
 
 def moved(before: Any, after: Any, floor: Any) -> jax.Array:
