@@ -61,6 +61,7 @@ def test_the_model_is_that_of_xgboost(name):
     np.testing.assert_allclose(predict(params, BINNED), model.predict(matrix, output_margin=True), atol=2e-5)
 
 
+@pytest.mark.long
 def test_scores_are_those_of_the_model_that_is_returned():
     for form in ({}, {"nesterov": True}, {"oblivious": True}, {"learning_rate": lambda count: 0.5 / (1.0 + count)}):
         fit = grow(small(**form), (BINNED, TARGETS))

@@ -162,6 +162,7 @@ def test_leaves_minimize_their_loss_with_its_penalties(loss, l1, l2):
     assert found[3] == 0, "a leaf without examples"
 
 
+@pytest.mark.long
 def test_a_block_leaf_is_the_solution_of_its_system():
     matrix = np.array([[2.0, 1.2], [1.2, 1.0]], np.float32)
     loss = lambda s, t: (s - t) @ matrix @ (s - t) / 2  # noqa: E731

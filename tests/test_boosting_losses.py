@@ -65,6 +65,7 @@ def trained(loss, targets, trees=30, **arguments):
     return fit(booster, (BINNED, targets), steps=trees, progress=False)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_loss_of_ones_own_trains_as_well_as_its_closed_form(name):
     xgboost = pytest.importorskip("xgboost", reason="the peer is not installed")

@@ -29,6 +29,7 @@ def same(first, second):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.long
 def test_a_model_that_goes_on_is_the_one_that_was_never_stopped():
     same(grown(4, start=grown(4)), WHOLE)
 

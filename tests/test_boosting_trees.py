@@ -195,6 +195,7 @@ def test_examples_of_no_weight_find_their_leaf_but_count_for_nothing():
         assert len(set(np.asarray(whole.leaf)[~kept].tolist())) > 3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("grow", GROWERS)
 def test_a_single_weight_counts_all_examples_alike(grow):
     shape, penalties = Shape(depth=3, num_bins=BINS, is_exact=True), Penalties(min_child_samples=3)

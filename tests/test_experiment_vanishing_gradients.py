@@ -134,6 +134,7 @@ def test_a_gain_is_the_slope_without_the_layers_at_the_ends():
     assert vanishing.gain(profile + np.where(np.arange(10) % 9 < 1, 7.0, 0.0)) == pytest.approx(2.0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("arrangement", "low", "high"), [("plain", 0.0, 0.25), ("residual", 0.5, 1.0)])
 def test_the_plain_sigmoid_does_not_train_and_residual_layers_do(arrangement, low, high):
     settings = vanishing.Settings(depths=(8,), steps=150, rates=3)

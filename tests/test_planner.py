@@ -177,6 +177,7 @@ def test_a_width_that_is_given_is_not_measured(timings):
     assert timings == []
 
 
+@pytest.mark.long
 def test_a_stream_is_planned_and_an_iterator_that_planning_would_use_up_is_refused(timings):
     batches = lambda start: (tuple(a[:8] for a in DATA) for _ in range(start, 40))  # noqa: E731
     settled = plan(data=gk.stream(batches), batch_size=None)

@@ -3,7 +3,8 @@
 ``g`` is the gradient after clipping, ``t = 1, 2, ...`` counts updates. Every number may be a Python number, a traced value or a
 schedule; booleans are static. ``**common`` are the arguments that all of them share, see :class:`gradkit.as_keras.Common`: weight
 decay, always decoupled (``theta -= theta * weight_decay * learning_rate``), clipping, a moving average, accumulation.
-What is remembered of bfloat16 and float16 parameters is float32.
+What is remembered of bfloat16 and float16 parameters is float32. On TensorFlow, Keras itself rounds every number to float32, even
+for float64 parameters: there the two agree to rounding for numbers that float32 holds, such as ``float(numpy.float32(0.999))``.
 """
 
 from typing import Any
