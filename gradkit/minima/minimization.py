@@ -171,10 +171,10 @@ def _minimize(fn, x0, args, tolerance, optimizer, residuals, escape_saddles, max
             moved = jnp.where(is_saddle, tries[jnp.argmin(jax.vmap(lambda x: value_fn(unravel(x)))(tries))], moved)
         lower = value_fn(unravel(moved))
         is_lower = lower <= value - 0.05 * jnp.sum(newton**2) + trifle
-        is_escaping = is_saddle & is_lower & escape_saddles
+        num_steps = last.num_steps + found.num_steps
+        is_escaping = is_saddle & is_lower & (lower < value) & (num_steps < max_steps) & escape_saddles
         # values may be rounded by more than their last digit: what is gained must be more than a trifle, or Newton's step shorter
         is_stuck = (last.value - jnp.where(is_lower, lower, value) <= trifle) & (error > 0.9 * walk.least_error)
-        num_steps = last.num_steps + found.num_steps
         Status = MinimumStatus
         status = jnp.select(
             [
