@@ -32,6 +32,7 @@ class Chunk:
         state, growths: Where they stand; like the lanes ``None`` before :func:`begin`.
         expected: Which leaves of the state were finite at the start and must stay so, shape (m, leaves).
         copy: Which of the equal executables of a segment it calls.
+        has_run: Whether it has made a segment, so that the program is compiled.
     """
 
     run: Run
@@ -43,6 +44,7 @@ class Chunk:
     growths: Any = None
     expected: np.ndarray | None = None
     copy: int = 0
+    has_run: bool = False
     seeds: list[int | None] = field(init=False)
 
     def __post_init__(self):
@@ -101,7 +103,7 @@ def rerun_of(chunk: Chunk, tickets: Any) -> Callable:
 
 def launch(chunk: Chunk, tickets: Any, num_steps: int) -> tuple:
     """Send off a segment from the chunk's state, which is kept for failures; what comes back is for :func:`settle`."""
-    run = chunk.run
+    run, chunk.has_run = chunk.run, True
     return segment.compiled(run.program).advance(chunk.copy)(
         run.source.resident,
         chunk.lanes,
@@ -111,6 +113,17 @@ def launch(chunk: Chunk, tickets: Any, num_steps: int) -> tuple:
         np.int32(0),
         np.int32(num_steps),
     )
+
+
+def _enter_end_losses(chunk: Chunk, leaving: np.ndarray):
+    """Look at the batch of the first step once more: a step of the segment's own program, whose new state is thrown away.
+
+    So start and end are told apart on the same data, by the same code, and nothing is compiled for it.
+    """
+    if chunk.has_run:
+        _, blocks, _ = launch(chunk, chunk.run.first_tickets(chunk.seeds), 1)
+        losses = np.asarray(blocks.infos.loss)[0].astype(float)
+        chunk.run.ledger.end_loss[chunk.members[leaving]] = losses[leaving]
 
 
 def settle(chunk: Chunk, flight: tuple, tickets: Any, stop: int, tally: Tally):
@@ -132,6 +145,8 @@ def settle(chunk: Chunk, flight: tuple, tickets: Any, stop: int, tally: Tally):
         chunk.growths = segment.append(chunk.growths, blocks.growths, made.astype(np.int32), np.int32(start))
     chunk.state, chunk.step = state, stop
     ledger.steps[members[is_live]] = made[is_live]
+    if start == 0:
+        ledger.start_loss[members[is_live]] = infos.loss[0, is_live].astype(float)
     ledger.write(_taken(_without_rows_after(infos, made - start), is_live), start, members[is_live])
     ledger.status[members[chunk.is_live & (chunk.goals == stop)]] = Status.FINISHED
     if run.is_evaluated(stop):
@@ -206,6 +221,7 @@ def retire(chunk: Chunk, leaving: np.ndarray, tally: Tally):
         is_new = [ledger.evaluations[member][-1][0] != ledger.steps[member] for member in chunk.members]
         if (leaving & is_new).any():
             evaluate(chunk, leaving)
+    _enter_end_losses(chunk, leaving)
     params = trees.to_host(segment.compiled(run.program).read(chunk.lanes, chunk.state, chunk.growths))
     state = trees.to_host(chunk.state) if run.keeps_state else None
     for lane in np.flatnonzero(leaving).tolist():

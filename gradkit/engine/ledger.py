@@ -36,6 +36,8 @@ class Ledger:
         rung: The rung, counted from 1, at which a member left: pruned, converged, or found diverged; 0 for the others. Shape
             (m,).
         bad_leaf: Name of the first leaf that was not finite, ``"loss"`` if only the loss was not, ``None`` for a sound member.
+        start_loss, end_loss: The loss that the first step saw, and what the same step would see at the end: on the same batch, by
+            the same program. NaN where there was none. Shape (m,).
         infos: ``Info`` of arrays (rows, m): every ``every``-th step; NaN for steps not made. ``None`` before
             :func:`open_histories`.
         every: Steps from one row to the next.
@@ -50,6 +52,8 @@ class Ledger:
     steps: np.ndarray
     rung: np.ndarray
     bad_leaf: list[str | None]
+    start_loss: np.ndarray
+    end_loss: np.ndarray
     infos: Info | None
     every: int
     evaluations: list[list[tuple[int, dict[str, float]]]]
@@ -96,6 +100,8 @@ def blank(num_members: int, every: int) -> Ledger:
         steps=np.zeros(num_members, int),
         rung=np.zeros(num_members, int),
         bad_leaf=[None] * num_members,
+        start_loss=np.full(num_members, np.nan),
+        end_loss=np.full(num_members, np.nan),
         infos=None,
         every=every,
         evaluations=[[] for _ in range(num_members)],

@@ -126,6 +126,17 @@ class Run(NamedTuple):
         per_seed = {seed: self.source.tickets(seed, start, self.capacity) for seed in set(seeds)}
         return jax.tree.map(lambda *leaves: np.stack(leaves, 1), *[per_seed[seed] for seed in seeds])
 
+    def first_tickets(self, seeds: Sequence[int | None]) -> Any:
+        """The tickets of the very first step alone, in the shape of a segment's; a stream is not read again for them."""
+        if self.source.is_lockstep:
+            tickets = jax.tree.map(lambda leaf: leaf[None], self.source.example())
+        elif not self.program.is_ordered:
+            tickets = self.source.tickets(None, 0, 1)
+        else:
+            per_seed = {seed: self.source.tickets(seed, 0, 1) for seed in set(seeds)}
+            tickets = jax.tree.map(lambda *leaves: np.stack(leaves, 1), *[per_seed[seed] for seed in seeds])
+        return jax.tree.map(lambda leaf: _filled(leaf, self.capacity), tickets)
+
     def drawn_tickets(self, start: int, stop: int) -> tuple[Any, int]:
         """The tickets of a stream's next steps, padded to the capacity, and how many there are."""
         tickets = self.source.tickets(None, start, stop - start)
@@ -158,6 +169,13 @@ def capacity(outline: Outline, source: Source, num_lanes: int, num_steps: int, e
 def shared_tickets(source: Source, count: int) -> Callable[[int], Any]:
     """``start -> tickets``, drawn once for all the chunks that come by."""
     return functools.lru_cache(maxsize=4)(lambda start: source.tickets(None, start, count))
+
+
+def _filled(leaf: np.ndarray, length: int) -> np.ndarray:
+    """The leaf with rows of zeros behind it, which cost next to nothing as nobody reads them."""
+    filled = np.zeros((length, *leaf.shape[1:]), leaf.dtype)
+    filled[: len(leaf)] = leaf
+    return filled
 
 
 def _pad(leaf: np.ndarray, length: int) -> np.ndarray:

@@ -31,6 +31,9 @@ class Fit:
         bad_leaf: The first leaf that was not finite, one step after the last good state; ``None`` if all went well.
         seconds: Wall time of the call, compilation included.
         rung: The rung of a halving, counted from 1, at which the member left: pruned, converged, or found diverged; else 0.
+        start_loss, end_loss: The loss in training mode before the first step and after the last, both on the batch of the first
+            step, so that they tell progress from the luck of a batch. A loss that draws random numbers draws others. NaN where
+            there was none.
     """
 
     params: Any
@@ -44,13 +47,13 @@ class Fit:
     seconds: float
     every: int = 1
     rung: int = 0
+    start_loss: float = np.nan
+    end_loss: float = np.nan
 
     @property
     def curve(self) -> np.ndarray:
         """The loss of each step recorded; NaN where there was none: not made, or left out by a guard before the first."""
-        losses = self.history["loss"]
-        stand_in = min(NO_LOSS_YET, float(jnp.finfo(losses.dtype).max))
-        return np.where(losses == stand_in, np.nan, np.asarray(losses, float))
+        return _without_stand_ins(self.history["loss"], self.history["loss"].dtype)
 
     @property
     def losses(self) -> np.ndarray:
@@ -66,6 +69,13 @@ class Fit:
         return f"Fit {self.status.name}: {steps} in {self.seconds:.1f} s, {course}{metrics}{where}"
 
 
+def _without_stand_ins(losses: Any, dtype: Any) -> np.ndarray:
+    """The losses as floats; NaN where a guard had none to tell yet."""
+    stand_in = min(NO_LOSS_YET, float(jnp.finfo(dtype).max))
+    losses = np.asarray(losses, float)
+    return np.where(losses == stand_in, np.nan, losses)
+
+
 def from_ledger(ledger: Ledger, member: int, seconds: float) -> Fit:
     """The result of one member: views of the ledger's arrays."""
     history = {"loss": ledger.infos.loss[:, member]}
@@ -74,6 +84,7 @@ def from_ledger(ledger: Ledger, member: int, seconds: float) -> Fit:
     names = entries[0][1] if entries else ()
     evaluations = {"step": np.array([step for step, _ in entries], int)}
     evaluations |= {name: np.array([values[name] for _, values in entries]) for name in names}
+    ends = _without_stand_ins([ledger.start_loss[member], ledger.end_loss[member]], ledger.infos.loss.dtype)
     return Fit(
         params=ledger.params[member],
         state=ledger.state[member],
@@ -86,6 +97,8 @@ def from_ledger(ledger: Ledger, member: int, seconds: float) -> Fit:
         seconds=seconds,
         every=ledger.every,
         rung=int(ledger.rung[member]),
+        start_loss=float(ends[0]),
+        end_loss=float(ends[1]),
     )
 
 
