@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from gradkit import checks
+from gradkit import checks, settings
 from gradkit.contracts import Descent, Hyper
 from gradkit.data import source
 from gradkit.engine import compilation, planner
@@ -184,18 +184,20 @@ def _run(space, prepared: _Prepared, settled: Plan, halving, progress, started) 
     homes = {position: (run, member) for run in runs for member, position in enumerate(run.members.positions)}
     fits = tuple(from_ledger(run.ledger, member, seconds) for run, member in (homes[i] for i in range(len(space))))
     notes = [note for run in runs for note in (run.source.note(), *run.ledger.notes) if note]
-    replay = lambda member: _replay(*homes[member], settled)  # noqa: E731
-    return Sweep(tuple(space), fits, seconds, tuple(notes), settled, tuple(rungs), replay_fn=replay)
+    kept = settings.kept()
+    replay = lambda member: _replay(*homes[member], settled, kept)  # noqa: E731
+    return Sweep(tuple(space), fits, seconds, tuple(notes), settled, tuple(rungs), settings=kept, replay_fn=replay)
 
 
-def _replay(run: Run, member: int, settled: Plan) -> Fit:
+def _replay(run: Run, member: int, settled: Plan, kept: settings.Settings) -> Fit:
     checks.require(run.source.is_replayable, "data", "be drawn again for a replay", checks.Described("a plain iterable"),
                    "Use gk.stream(start_step -> iterable) or arrays.")  # fmt: skip
     started = time.perf_counter()
-    with compilation.persistent(), listening() as is_interrupted:
-        ledger = groups.replay(run, settled, member, is_interrupted)
-    result = from_ledger(ledger, 0, time.perf_counter() - started)
-    return replace(result, params=on_device(result.params), state=on_device(result.state))
+    with settings.restored(kept):
+        with compilation.persistent(), listening() as is_interrupted:
+            ledger = groups.replay(run, settled, member, is_interrupted)
+        result = from_ledger(ledger, 0, time.perf_counter() - started)
+        return replace(result, params=on_device(result.params), state=on_device(result.state))
 
 
 def _check_arguments(make, space, steps, batch_size, halving, order, plan):

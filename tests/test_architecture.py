@@ -29,7 +29,7 @@ COMPILING = {
     "minima/minimization.py",
 }  # jax.jit stands here only
 LAZY = {"interop/estimators.py"}  # imported when asked for: may import what only it needs
-SETTING = {"engine/compilation.py"}  # jax's settings change here only, and are put back
+SETTING = {"settings.py"}  # jax's settings change here only, and are put back
 PRINTING = {"engine/progress.py"}
 DRAWING = {"report/plots.py"}
 FILES = sorted(path for path in ROOT.rglob("*.py"))

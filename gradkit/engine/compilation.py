@@ -20,7 +20,7 @@ import jax
 import jaxlib.version
 from jax.experimental.compilation_cache import compilation_cache
 
-from gradkit import folders
+from gradkit import folders, settings
 
 MAX_BYTES = 2**29
 SETTINGS = {
@@ -72,9 +72,7 @@ def _loads_well() -> bool:
 
 def _set(values: dict[str, Any]) -> dict[str, Any]:
     """Set jax's settings; return what they were."""
-    before = {name: getattr(jax.config, name) for name in values}
-    for name, value in values.items():
-        jax.config.update(name, value)
+    before = settings.change(values)
     if values:
         compilation_cache.reset_cache()  # jax opens one cache per process and looks at its settings no more
     return before

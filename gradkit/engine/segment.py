@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from gradkit import trees
+from gradkit import settings, trees
 from gradkit.contracts import Descent, Hyper
 
 PROGRAMS_KEPT = 16
@@ -182,9 +182,14 @@ class Compiled(NamedTuple):
     read: Callable
 
 
-@functools.lru_cache(maxsize=PROGRAMS_KEPT)
 def compiled(program: Program) -> Compiled:
-    """The compiled functions of a program; forgetting the oldest also frees what its ``make`` holds on to."""
+    """The compiled functions of a program under the settings in force; jax itself looks at some of those only once."""
+    return _compiled(program, settings.current())
+
+
+@functools.lru_cache(maxsize=PROGRAMS_KEPT)
+def _compiled(program: Program, _settings: tuple) -> Compiled:
+    """Forgetting the oldest also frees what its ``make`` holds on to."""
     begin, evaluate, read = (jax.jit(functools.partial(fn, program)) for fn in (_begin, _evaluate, _read))
     advance = functools.cache(lambda copy: jax.jit(functools.partial(_advance, program)))
     return Compiled(begin, advance, evaluate, read)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from gradkit import checks
+from gradkit import checks, settings
 from gradkit.contracts import Status
 from gradkit.engine.plan import Plan
 from gradkit.engine.rungs import Rung
@@ -56,6 +56,7 @@ class Sweep:
         notes: What the reader must know: why a stream ended early, where memory ran out.
         plan: How it was laid out; give it to ``gk.sweep`` to repeat it to the bit.
         passed: What happened at the rungs of a halving; see :meth:`rungs`.
+        settings: Those of jax that it ran under; :meth:`replay` restores them.
     """
 
     hyper: tuple[dict[str, Any], ...]
@@ -64,6 +65,7 @@ class Sweep:
     notes: tuple[str, ...] = ()
     plan: Plan | None = None
     passed: tuple[Rung, ...] = ()
+    settings: settings.Settings = field(default_factory=dict, kw_only=True)
     replay_fn: Callable[[int], Fit] = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
@@ -178,11 +180,14 @@ class Sweep:
         return configurations(self.hyper, over)
 
     def params(self, member: int) -> Any:
-        """The parameters of a member, as jax arrays."""
-        return on_device(self.fits[member].params)
+        """The parameters of a member, as jax arrays of the types they had."""
+        with settings.restored(self.settings):
+            return on_device(self.fits[member].params)
 
     def replay(self, member: int) -> Fit:
         """Run a member again in the chunk shape and lane it had: the same bits, and this time with its final state.
+
+        jax's settings (64-bit types, the precision of matrix products...) are those of the sweep, whatever is set by now.
 
         Raises:
             ValueError: If the data were a plain iterable, which cannot be drawn again.
