@@ -12,6 +12,7 @@ from gradkit.contracts import Descent
 from gradkit.data import source
 from gradkit.engine import compilation
 from gradkit.engine import group as groups
+from gradkit.engine import outline as outlines
 from gradkit.engine.interrupts import listening
 from gradkit.engine.progress import Tally, shown
 from gradkit.keys import as_key
@@ -75,6 +76,7 @@ def fit(
     given = groups.Settings(key, validation, evaluate, evaluate_every, history_every, keeps_state=True)
     with compilation.persistent():
         run = groups.prepare(groups.Fixed(descent), {}, [{}], [0], feed, [steps], given)
+        groups.check_names(outlines.reported([run.outline]), [])
         tally = Tally(1, steps)
         with listening() as is_interrupted, shown(tally, is_wanted=progress):
             groups.execute([run], groups.lone_plan(), tally, is_interrupted)

@@ -11,13 +11,14 @@ import gradkit as gk
 ROOT = pathlib.Path(gk.__file__).parent
 ORDER = [
     "checks contracts folders settings trees",
-    "keys",
+    "keys questions",
     "data gradients losses schedules spaces",
     "transforms",
     "as_keras as_torch optimizers",
     "boosting descents unrolls",
     "engine models report",
     "results",
+    "requests",
     "fits minima sweeps",
     "interop",
 ]

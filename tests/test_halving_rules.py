@@ -11,7 +11,7 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from gradkit.engine.halving import Halving, Verdict, check_metric, judge, num_kept, rung_steps
+from gradkit.engine.halving import Halving, Verdict, judge, num_kept, rung_steps
 
 
 def judge_slowly(halving, rung, scores, is_running, configurations, num_configurations, previous):
@@ -231,7 +231,7 @@ def test_a_converged_configuration_takes_one_of_the_places():
 def test_a_halving_is_a_value(unchecked):
     halving = Halving(min_steps=np.int32(4), eta=np.int64(2), tolerance=np.float32(0.5))
     assert halving == Halving(eta=2, min_steps=4, tolerance=0.5) and hash(halving) == hash(dataclasses.replace(halving))
-    assert repr(halving) == "Halving(eta=2, min_steps=4, metric='loss', goal='min', over='seed', tolerance=0.5)"
+    assert repr(halving) == "Halving(eta=2, min_steps=4, metric=None, goal=None, over=None, tolerance=0.5)"
     with pytest.raises(dataclasses.FrozenInstanceError):
         halving.eta = 3
 
@@ -247,7 +247,7 @@ def test_a_halving_is_a_value(unchecked):
         ({"eta": 2.5}, TypeError, "`eta` must be a whole number of at least 2, got 2.5"),
         ({"min_steps": 0}, ValueError, "`min_steps` must be a whole number of at least 1, got 0. It counts the steps"),
         ({"min_steps": True}, TypeError, "`min_steps` must be a whole number of at least 1, got True"),
-        ({"metric": None}, TypeError, "`metric` must be a name, got None. Write 'loss', 'validation_loss' or a name"),
+        ({"metric": 3}, TypeError, "`metric` must be a name, got 3. Write 'loss', 'validation_loss' or a name"),
         ({"goal": "best"}, ValueError, "`goal` must be one of min, max, got 'best'"),
         (
             {"tolerance": -0.1},
@@ -270,18 +270,3 @@ def test_a_run_that_ends_before_the_first_rung_is_refused(num_steps):
     message = f"^`halving.min_steps` must be below the number of steps, {num_steps}, got 10. Lower it or make more steps, so that"
     with pytest.raises(ValueError, match=message):
         rung_steps(Halving(min_steps=10), num_steps)
-
-
-def test_a_metric_must_be_reported():
-    for metric in ("loss", "validation_loss", "accuracy"):
-        check_metric(Halving(min_steps=1, metric=metric), iter(["accuracy"]), has_validation=True)
-    check_metric(Halving(min_steps=1), [], has_validation=False)
-    unknown = "^`halving.metric` must be one of loss, validation_loss, accuracy, got 'f1'. Choose one of these names"
-    with pytest.raises(ValueError, match=unknown):
-        check_metric(Halving(min_steps=1, metric="f1"), ["accuracy"], has_validation=True)
-    blind = "^`halving.metric` must be 'loss' without validation data, got 'accuracy'. Pass validation="
-    with pytest.raises(ValueError, match=blind):
-        check_metric(Halving(min_steps=1, metric="accuracy"), [], has_validation=False)
-    check_metric(Halving(min_steps=1, metric="held_out_loss"), [], ["held_out_loss"], has_validation=False)
-    with pytest.raises(ValueError, match="must be 'loss' or 'held_out_loss' without validation data, got 'validation_loss'"):
-        check_metric(Halving(min_steps=1, metric="validation_loss"), [], ["held_out_loss"], has_validation=False)

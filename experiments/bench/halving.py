@@ -101,7 +101,7 @@ def pose(settings: Settings, caches: str) -> Problem:
     checks.whole_number("validation-examples", settings.validation_examples, at_least=2, remedy="Two make a standard error.")
     checks.whole_number("workers", settings.workers, at_least=1, remedy="Optuna runs this many trials at a time.")
     checks.whole_number("repeats", settings.repeats, at_least=1, remedy="Ask for the number of repetitions.")
-    halving = gk.Halving(eta=settings.eta, min_steps=settings.min_steps)
+    halving = gk.Halving(eta=settings.eta, min_steps=settings.min_steps, metric="loss")
     rung_steps(halving, settings.steps)
     train, validation = ((inputs.reshape(len(inputs), -1), targets) for inputs, targets in (parts.train, parts.validation))
     model = gk.models.mlp((train[0].shape[1], *HIDDEN, parts.num_classes))

@@ -27,12 +27,12 @@ from gradkit.engine import plan as plans
 from gradkit.engine.chunk import Chunk
 from gradkit.engine.halving import Configuration, Halving
 from gradkit.engine.ledger import Ledger
-from gradkit.engine.outline import Outline
 from gradkit.engine.plan import Plan
 from gradkit.engine.progress import Tally
 from gradkit.engine.rungs import Rung
 from gradkit.engine.runs import Members, Pace, Run, capacity, shared_tickets
 from gradkit.engine.segment import Program, Static
+from gradkit.questions import VALIDATION_LOSS, Reported
 
 COLUMNS = {
     "member", "status", "steps_made", "rung", "initial_loss", "final_loss", "best_loss", "bad_leaf", "validation_loss",
@@ -83,7 +83,6 @@ def prepare(
     program = Program(make, Static(static), source.batch, source.is_ordered, given.evaluate, width=1, mesh=None)
     lane = segment.Lanes({name: values[0] for name, values in hyper.items()}, _shape_of_key(given.key))
     outline = outlines.outline(program, lane, source.example(), source.start, given.validation)
-    _check_names(outline, [*names, *static])
     needed = {name: value for name, value in static.items() if name not in SPLITTING or name in outline.reads}
     own = Members(np.asarray(positions), hyper, [member.get("seed") for member in members], np.asarray(goals), given.key)
     num_steps = int(max(goals))
@@ -184,18 +183,33 @@ def _as_axis(values: Sequence[Any]) -> np.ndarray:
     return values.astype(np.int32 if values.dtype.kind in "iu" else jnp.result_type(float))
 
 
-def _check_names(outline: Outline, axes: list[str]):
-    """Refuse names that would stand for two things in the results."""
-    taken = COLUMNS.union(["step", "loss"], axes)
-    _refuse_taken("space", axes, COLUMNS)
-    _refuse_taken("loss_fn", outline.info.metrics, taken)
-    _refuse_taken("evaluate", outline.metrics.keys() - {"validation_loss"}, taken)
+def check_names(reported: Reported, axes: Sequence[str]):
+    """Refuse names that would stand for two things in the results.
+
+    Raises:
+        ValueError: If two of the axes, the metrics and the columns of the table have one name, that of a metric's start included.
+    """
+    steps, evaluations = reported.step_columns, reported.evaluation_columns
+    own = COLUMNS | {"step", "loss"}
+    _refuse("space", COLUMNS.intersection(axes))
+    _refuse("loss_fn", own.intersection(steps))
+    _refuse("evaluate", own.intersection(evaluations) - {VALIDATION_LOSS})
+    _refuse("loss_fn", _twice([*axes, *COLUMNS, *_with_starts(steps)]))
+    _refuse("evaluate", _twice([*axes, *COLUMNS - {VALIDATION_LOSS}, *_with_starts(steps), *_with_starts(evaluations)]))
 
 
-def _refuse_taken(argument: str, names, taken: set[str]):
-    clashes = ", ".join(sorted(taken.intersection(names)))
-    checks.require(not clashes, argument, "bring only names that the results do not use themselves", checks.Described(clashes),
-                   "Rename it.")  # fmt: skip
+def _with_starts(columns: dict[str, str]) -> list[str]:
+    """The columns of metrics, and those of their values before the first step."""
+    return [*columns.values(), *(f"initial_{column}" for column in columns.values())]
+
+
+def _twice(names: list[str]) -> set[str]:
+    return {name for name in names if names.count(name) > 1}
+
+
+def _refuse(argument: str, clashes: set[str]):
+    given = checks.Described(", ".join(sorted(clashes)))
+    checks.require(not clashes, argument, "bring only names that the results do not use themselves", given, "Rename it.")
 
 
 def _shape_of_key(key: jax.Array) -> jax.ShapeDtypeStruct:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -45,9 +45,10 @@ class Halving:
         min_steps: Steps that every member makes, the first rung; at least 1.
         metric: What ranks: ``"loss"``, the mean training loss over the last twentieth of the steps made, or likewise what else
             the steps report, as ``"held_out_loss"`` of boosting; or, on the validation data, ``"validation_loss"`` or a name that
-            ``evaluate`` reports.
-        goal: ``"min"``, or ``"max"`` for an accuracy, say.
-        over: The axis along which members are one configuration: seeds, or the folds of a cross-validation.
+            ``evaluate`` reports. ``None``: that of the sweep, whose question it is; asked here, it holds for the sweep as well.
+        goal: ``"min"``, or ``"max"`` for an accuracy, say. ``None``: that of the sweep, or ``"min"`` for a loss.
+        over: The axis along which members are one configuration: seeds, or the folds of a cross-validation. ``None``: that of the
+            sweep.
         tolerance: A configuration that passes a rung while its metric changed by less than this share since the rung before,
             ``|now - before| <= tolerance * |before|``, has converged: it stops there and counts as one of those that passed.
             ``None``: all run on.
@@ -68,9 +69,9 @@ class Halving:
 
     eta: int = 3
     min_steps: int
-    metric: str = "loss"
-    goal: str = "min"
-    over: str = "seed"
+    metric: str | None = None
+    goal: str | None = None
+    over: str | None = None
     tolerance: float | int | None = None
 
     def __post_init__(self):
@@ -78,9 +79,10 @@ class Halving:
         min_steps = checks.whole_number(
             "min_steps", self.min_steps, at_least=1, remedy="It counts the steps that all members make."
         )
-        checks.require(isinstance(self.metric, str), "metric", "be a name", self.metric,
+        checks.require(self.metric is None or isinstance(self.metric, str), "metric", "be a name", self.metric,
                        "Write 'loss', 'validation_loss' or a name that evaluate reports.", error=TypeError)  # fmt: skip
-        checks.one_of("goal", self.goal, ["min", "max"])
+        if self.goal is not None:
+            checks.one_of("goal", self.goal, ["min", "max"])
         object.__setattr__(self, "eta", eta)
         object.__setattr__(self, "min_steps", min_steps)
         object.__setattr__(self, "tolerance", None if self.tolerance is None else _share(self.tolerance))
@@ -109,26 +111,6 @@ def rung_steps(halving: Halving, num_steps: int) -> tuple[int, ...]:
     while rungs[-1] * halving.eta**2 <= num_steps:
         rungs.append(rungs[-1] * halving.eta)
     return tuple(rungs)
-
-
-def check_metric(halving: Halving, names: Iterable[str], reported: Iterable[str] = (), *, has_validation: bool):
-    """Refuse a metric that nothing reports.
-
-    Args:
-        halving: Its ``metric`` is looked at.
-        names: What ``evaluate`` reports.
-        reported: What the steps report besides their loss.
-        has_validation: Whether there are validation data.
-
-    Raises:
-        ValueError: If the metric is unknown, or needs validation data where there are none.
-    """
-    of_steps = ["loss", *reported]
-    if not has_validation:
-        rule = f"be {' or '.join(map(repr, of_steps))} without validation data"
-        checks.require(halving.metric in of_steps, "halving.metric", rule, halving.metric,
-                       "Pass validation=(inputs, targets), and evaluate=... for other metrics than the loss.")  # fmt: skip
-    checks.one_of("halving.metric", halving.metric, [*of_steps, "validation_loss", *names])
 
 
 def num_kept(num_configurations: int, eta: int, rung: int) -> int:
@@ -178,7 +160,7 @@ def judge(
     ...       configurations=[(0,), (1,), (2,), (3,)], num_configurations=4)
     Verdict(pruned=(0, 2), converged=())
     """
-    sign = 1 if halving.goal == "min" else -1
+    sign = -1 if halving.goal == "max" else 1
     sound = [each for each in configurations if all(is_running[i] and math.isfinite(scores[i]) for i in each)]
     ranked = sorted(sound, key=lambda each: (sign * _mean(scores, each), min(each)))
     kept = ranked[: num_kept(num_configurations, halving.eta, rung)]

@@ -82,6 +82,11 @@ class Ledger:
         rows = -(-int(self.steps[members[0]]) // self.every)
         return values[rows - max(rows // 20, 1) : rows, members].astype(float).mean(0)
 
+    def lowest(self, members: np.ndarray) -> np.ndarray:
+        """The lowest loss so far, per member. All have made equally many steps."""
+        rows = -(-int(self.steps[members[0]]) // self.every)
+        return self.infos.loss[:rows, members].astype(float).min(0)
+
 
 def open_histories(ledger: Ledger, info: Info, num_steps: int):
     """Make room for so many steps, right before a run. ``info``: shapes of what a step reports."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +20,7 @@ from jax.extend.core import ClosedJaxpr, Literal
 from gradkit import checks, settings, trees
 from gradkit.contracts import Descent, Info
 from gradkit.engine.segment import PROGRAMS_KEPT, Lanes, Program, descent_of
+from gradkit.questions import Reported
 
 ADDRESS = re.compile(r"0x[0-9a-f]+")
 
@@ -35,6 +37,20 @@ class Outline(NamedTuple):
     is_keyed: bool
     digest: str
     largest: int
+
+
+def reported(outlines: Sequence[Outline]) -> Reported:
+    """What the members of several programs report, by name."""
+    told = Reported(_union(each.info.metrics for each in outlines), _union(each.metrics for each in outlines))
+    columns = [
+        {told.step_columns[name] for name in each.info.metrics} | {told.evaluation_columns[name] for name in each.metrics}
+        for each in outlines
+    ]
+    return told._replace(of_all=frozenset(set.intersection(*columns)))
+
+
+def _union(parts: Iterable[dict[str, Any]]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for part in parts for name in part))
 
 
 def outline(program: Program, lane: Lanes, batch: Any, data: Any, validation: Any) -> Outline:

@@ -13,10 +13,13 @@ from gradkit.contracts import Status
 from gradkit.engine import chunk as chunks
 from gradkit.engine import halving as rules
 from gradkit.engine import moves, runner
+from gradkit.engine import outline as outlines
 from gradkit.engine.chunk import Chunk
 from gradkit.engine.halving import Configuration, Halving
+from gradkit.engine.ledger import Ledger
 from gradkit.engine.progress import Tally
 from gradkit.engine.runs import Run
+from gradkit.questions import BEST_LOSS, Reported
 
 
 class Rung(NamedTuple):
@@ -60,15 +63,15 @@ def climb(
     Args:
         groups: The chunks of each program.
         runs_after: ``rung -> runs`` of each program after that rung, one per device that takes chunks of its own.
-        halving: The rules, or ``None``.
+        halving: The rules, with the sweep's question in them, or ``None``.
         configurations: The members of each, by their positions in the sweep.
         threads, tally, is_interrupted: See :mod:`~gradkit.engine.runner`.
     """
     num_steps = max(chunk.run.num_steps for group in groups for chunk in group)
     ends = [*(rules.rung_steps(halving, num_steps) if halving else ()), num_steps]
     watch, told, previous, in_play = runner.watch(tally, is_interrupted), [], None, list(configurations)
-    reported = groups[0][0].run.outline.info.metrics
-    is_measured = halving is not None and halving.metric not in ("loss", *reported)
+    reported = outlines.reported([group[0].run.outline for group in groups])
+    is_measured = halving is not None and halving.metric in reported.evaluation_columns.values()
     drive = functools.partial(runner.drive, threads=threads, is_measured=is_measured, watch=watch)
     for rung, end in enumerate(ends):
         is_last = rung == len(ends) - 1
@@ -78,7 +81,7 @@ def climb(
         if is_interrupted.is_set() or any(chunk.is_live.any() and chunk.step < end for group in groups for chunk in group):
             drive(groups, end, is_last=True)
             break
-        scores, is_running = _scores(groups, halving, sum(map(len, configurations)))
+        scores, is_running = _scores(groups, halving.metric, reported, sum(map(len, configurations)))
         verdict = rules.judge(
             halving, rung, scores, is_running=is_running, configurations=in_play, num_configurations=len(configurations),
             previous=previous,
@@ -97,22 +100,26 @@ def _close_up(group: list[Chunk], runs: Sequence[Run]) -> list[Chunk]:
     return moves.close_up(seats, runs) if seats else []
 
 
-def _scores(groups, halving: Halving, num_members: int) -> tuple[np.ndarray, np.ndarray]:
+def _scores(groups, metric: str, reported: Reported, num_members: int) -> tuple[np.ndarray, np.ndarray]:
     """The metric of each member that came to the rung, NaN for the others, and which came."""
     scores, is_running = np.full(num_members, np.nan), np.zeros(num_members, bool)
     for chunk in (chunk for group in groups for chunk in group if chunk.is_live.any()):
         members = chunk.members[chunk.is_live]
         positions = chunk.run.members.positions[members]
         is_running[positions] = True
-        scores[positions] = _metric(chunk, members, halving.metric)
+        scores[positions] = _metric(chunk.run.ledger, members, metric, reported)
     return scores, is_running
 
 
-def _metric(chunk: Chunk, members: np.ndarray, metric: str) -> Any:
-    ledger = chunk.run.ledger
-    if metric in ("loss", *chunk.run.outline.info.metrics):
-        return ledger.recent(members, metric)
-    return [ledger.evaluations[member][-1][1][metric] for member in members]
+def _metric(ledger: Ledger, members: np.ndarray, metric: str, reported: Reported) -> Any:
+    """A column of the table, for members that all stand at the rung."""
+    for name, column in reported.evaluation_columns.items():
+        if column == metric:
+            return [ledger.evaluations[member][-1][1][name] for member in members]
+    if metric == BEST_LOSS:
+        return ledger.lowest(members)
+    names = {column: name for name, column in reported.step_columns.items()}
+    return ledger.recent(members, names.get(metric, "loss"))
 
 
 def _leave(groups, verdict: rules.Verdict, rung: int, tally: Tally):
@@ -128,7 +135,7 @@ def _leave(groups, verdict: rules.Verdict, rung: int, tally: Tally):
 
 
 def _tell(rung, steps, scores, is_running, in_play, verdict, halving, runs) -> Rung:
-    sign = 1 if halving.goal == "min" else -1
+    sign = -1 if halving.goal == "max" else 1
     means = [sign * scores[list(each)].mean() for each in in_play if np.isfinite(scores[list(each)]).all()]
     members = sum(map(len, in_play))
     return Rung(

@@ -15,9 +15,9 @@ BLUE, RED, GRAY = "#2563a8", "#c23b22", "#8a8a8a"
 HEADROOM = 4.0  # values above the start by more than this factor are marked at the top instead of drawn to scale
 
 
-def drawable(axes: list[str]) -> list[str]:
-    """The axes that a metric can be drawn against: all but ``seed``, whose members are averaged."""
-    return [name for name in axes if name != "seed"]
+def drawable(axes: list[str], over: str | None) -> list[str]:
+    """The axes that a metric can be drawn against: all but seeds and what is averaged over."""
+    return [name for name in axes if name not in ("seed", over)]
 
 
 def draw_sweep(
@@ -35,7 +35,7 @@ def draw_sweep(
     Args:
         table: As from ``Sweep.table``.
         losses: The training loss, a row per step and a column per member.
-        axes: Names of the hyper-parameters.
+        axes: Names of the hyper-parameters that it may be drawn against.
         configurations: The members of each.
         metric: A column of the table.
         goal: Whether it is wanted small (``"min"``) or large (``"max"``).
@@ -43,7 +43,7 @@ def draw_sweep(
     """
     from matplotlib.figure import Figure
 
-    axis = axis or max(drawable(axes), key=lambda name: (_is_numeric(table[name]), table[name].nunique()), default="member")
+    axis = axis or max(axes, key=lambda name: (_is_numeric(table[name]), table[name].nunique()), default="member")
     column = table[axis] if _is_numeric(table[axis]) else table[axis].map(str)
     frame = _summed_up(table, configurations, column, metric, goal)
     figure = Figure(figsize=(11, 4.2), layout="constrained")
@@ -51,7 +51,7 @@ def draw_sweep(
     if axis == "member":
         left.set_visible(False)
     else:
-        is_sample = len(drawable(axes)) > 1 and frame.value.nunique() == len(frame)
+        is_sample = len(axes) > 1 and frame.value.nunique() == len(frame)
         draw_against_axis(left, table, frame, column, metric, is_sample=is_sample)
     draw_curves(right, table, frame, column, losses)
     return figure

@@ -7,7 +7,10 @@ the best gained nothing, a share of the start stands in.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from gradkit.questions import Question
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -108,8 +111,9 @@ def _axis_lines(axis: AxisSummary) -> list[str]:
 
 
 def summarize(
-    table: pd.DataFrame, axes: list[str], configurations: list[tuple[int, ...]], best, *, goal: str, seconds: float, notes=()
-) -> Summary:
+    table: pd.DataFrame, axes: list[str], configurations: list[tuple[int, ...]], best, *, question: Question,
+    others: Sequence[str] = (), seconds: float, notes=(),
+) -> Summary:  # fmt: skip
     """Summarize a sweep's table.
 
     Args:
@@ -117,18 +121,18 @@ def summarize(
         axes: Names of the hyper-parameters.
         configurations: The members of each.
         best: The best configuration, with ``hyper``, ``metric``, ``mean``, ``std`` and ``members``.
-        goal: Whether the metric is wanted small (``"min"``) or large (``"max"``).
+        question: How members are compared.
+        others: Columns of what else they report.
         seconds, notes: Handed through.
     """
     starts = _starts(table, best.metric)
-    improvements = (1 if goal == "min" else -1) * (starts - table[best.metric])
+    improvements = (1 if question.goal == "min" else -1) * (starts - table[best.metric])
     possible = improvements.iloc[list(best.members)].mean()
     has_gained = bool(possible > 0)
     is_whole = ~table.status.eq("PRUNED")  # where a member was dropped early tells nothing about where it would have ended
     gains = (improvements / (possible if has_gained else starts.abs().median())).where(is_whole)
-    keys = [name for name in axes if name != "seed"]
+    keys = [name for name in axes if name not in ("seed", question.over)]
     diverged = table.status.eq("DIVERGED")
-    metrics = [name.removeprefix("initial_") for name in table if name.startswith("initial_") and name != "initial_loss"]
     rows = table.iloc[list(best.members)]
     place = {member: index for index, members in enumerate(configurations) for member in members}
     measured = table[axes].assign(_gain=gains, _diverged=diverged, _configuration=[place[member] for member in table.member])
@@ -142,13 +146,13 @@ def summarize(
         counts={status: int(number) for status, number in table.status.value_counts().items()},
         seconds=seconds,
         best=best,
-        others={name: (rows[name].mean(), rows[name].std()) for name in metrics if name != best.metric},
+        others={name: (rows[name].mean(), rows[name].std()) for name in others if name != best.metric},
         axes=tuple(_axis(measured, name, best.hyper[name], has_gained) for name in numeric) if is_whole.all() else (),
         share_diverged=float(diverged.mean()),
         share_barely_moved=float(((gains.abs() <= BARELY_MOVED_UP_TO) & ~diverged).mean()),
         share_worsened=float(((gains < -BARELY_MOVED_UP_TO) & ~diverged).mean()),
         notes=tuple(notes) if is_whole.all() else (*notes, CUT_SHORT),
-        replicates="seeds" if "seed" in axes else "members",
+        replicates=f"{question.over}s" if question.over in axes else "members",
         has_gained=has_gained,
     )
 

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from gradkit import checks, settings
+from gradkit import checks, questions, settings
 from gradkit.contracts import Status
 from gradkit.engine.plan import Plan
 from gradkit.engine.rungs import Rung
 from gradkit.engine.segment import Static
+from gradkit.questions import AS_ASKED, Question, Reported
 from gradkit.report import plots, summaries
+from gradkit.results import rows
 from gradkit.results.fit import Fit, on_device
 
 if TYPE_CHECKING:
@@ -56,6 +58,8 @@ class Sweep:
         notes: What the reader must know: why a stream ended early, where memory ran out.
         plan: How it was laid out; give it to ``gk.sweep`` to repeat it to the bit.
         passed: What happened at the rungs of a halving; see :meth:`rungs`.
+        question: How members are compared, unless a call asks otherwise.
+        reported: The names of what they report.
         settings: Those of jax that it ran under; :meth:`replay` restores them.
     """
 
@@ -65,6 +69,8 @@ class Sweep:
     notes: tuple[str, ...] = ()
     plan: Plan | None = None
     passed: tuple[Rung, ...] = ()
+    question: Question = field(kw_only=True)
+    reported: Reported = field(kw_only=True)
     settings: settings.Settings = field(default_factory=dict, kw_only=True)
     replay_fn: Callable[[int], Fit] = field(default=None, kw_only=True)
 
@@ -79,16 +85,17 @@ class Sweep:
 
     @property
     def metric(self) -> str:
-        """What ranks members unless told otherwise: the validation loss, or without validation data the final training loss."""
-        return "validation_loss" if "validation_loss" in self.fits[0].metrics else "final_loss"
+        """What ranks members unless a call asks otherwise."""
+        return self.question.metric
 
     def table(self) -> pd.DataFrame:
-        """A row per member: hyper-parameters, status, steps made, losses, metrics, first bad leaf.
+        """A row per member, in the order of the space: hyper-parameters, status, steps made, metrics, first bad leaf.
 
-        ``initial_loss`` is that of the first batch that has a finite one, ``final_loss`` the mean over the last twentieth of the
-        steps made (one batch alone is noise), ``best_loss`` the lowest of any batch. What the steps report besides their loss
-        stands under its own name, and at the first step as ``initial_...``; taken like ``final_loss``, but for counts, of which
-        the last tells: ``skipped_in_a_row``, and whole numbers that never fall.
+        What the sweep was asked for is the first metric. ``initial_loss`` is that of the first batch that has a finite one,
+        ``final_loss`` the mean over the last twentieth of the steps made (one batch alone is noise), ``best_loss`` the lowest of
+        any batch. What the steps report besides their loss stands under its own name, and at the first step as ``initial_...``;
+        taken like ``final_loss``, but for counts, of which the last tells: ``skipped_in_a_row``, and whole numbers that never
+        fall. What steps and ``evaluate`` both report is two columns, as ``train_accuracy`` and ``validation_accuracy``.
         """
         import pandas as pd
 
@@ -96,22 +103,15 @@ class Sweep:
 
     def _row(self, member: int) -> dict[str, Any]:
         fit = self.fits[member]
-        losses = fit.losses if len(fit.losses) else np.array([np.nan])
-        is_made = np.isfinite(fit.history["loss"].astype(float))
-        told = {name: values[is_made] for name, values in fit.history.items() if name != "loss" and is_made.any()}
-        starts = {f"initial_{name}": values[0] for name, values in (fit.evaluations | told).items() if name != "step"}
+        metrics = rows.metrics_of(fit, self.reported)
         return {
             "member": member,
-            **{name: _readable(value) for name, value in self.hyper[member].items()},
+            **{name: rows.readable(value) for name, value in self.hyper[member].items()},
             "status": fit.status.name,
             "steps_made": fit.steps,
             **({"rung": fit.rung} if self.passed else {}),
-            "initial_loss": losses[0],
-            "final_loss": _at_the_end(losses),
-            "best_loss": losses.min(),
-            **fit.metrics,
-            **{name: values[-1] if _is_count(name, values) else _at_the_end(values) for name, values in told.items()},
-            **starts,
+            self.metric: metrics[self.metric],
+            **metrics,
             "bad_leaf": fit.bad_leaf,
         }
 
@@ -134,32 +134,30 @@ class Sweep:
         fit = self.fits[member]
         recorded = np.arange(len(fit.history["loss"])) * fit.every
         steps = np.union1d(np.append(recorded, recorded[-1] + fit.every), fit.evaluations["step"])
-        history = pd.DataFrame(fit.history, index=recorded).reindex(steps)
-        evaluations = pd.DataFrame(fit.evaluations).set_index("step").reindex(steps)
-        evaluations = evaluations.rename(columns={name: f"validation_{name}" for name in fit.history})
+        told = {self.reported.step_columns.get(name, name): values for name, values in fit.history.items()}
+        taken = {self.reported.evaluation_columns.get(name, name): values for name, values in fit.evaluations.items()}
+        history = pd.DataFrame(told, index=recorded).reindex(steps)
+        evaluations = pd.DataFrame(taken).set_index("step").reindex(steps)
         frame = history.join(evaluations).rename_axis("step").reset_index()
         frame.insert(0, "member", member)
         return frame
 
-    def best(self, metric: str | None = None, goal: str = "min", over: str | None = "seed") -> Best:
+    def best(self, metric: str | None = None, goal: str | None = None, over: Any = AS_ASKED) -> Best:
         """The best configuration by the mean of a metric over an axis; a diverged member never wins.
 
         A configuration counts only if all its members finished; where none did, those that finished count.
 
         Args:
-            metric: A column of the table. Default: the validation loss, or without validation data the final training loss.
-            goal: ``"min"`` or ``"max"``.
-            over: The axis to average over; ``"seed"`` may be missing.
+            metric: A column of the table. Default: that of the sweep's question, and so for the others.
+            goal: ``"min"`` or ``"max"``; may be left out for a loss.
+            over: The axis to average over; ``None`` for the best single member. ``"seed"`` may be missing.
 
         Raises:
             ValueError: If the metric or the goal is unknown, or no member finished.
         """
-        metric = metric or self.metric
         table = self.table()
-        checks.one_of("goal", goal, ["min", "max"])
-        checks.one_of("metric", metric, self._metrics(table))
-        if over is not None and over != "seed":
-            checks.one_of("over", over, list(self.hyper[0]))
+        question = self._asked(table, metric, goal, over)
+        metric, goal, over = question.metric, question.goal, question.over
         scores = (1 if goal == "min" else -1) * table[metric].to_numpy()
         is_sound = np.array([fit.status in WHOLE for fit in self.fits]) & np.isfinite(scores)
         checks.require(is_sound.any(), "sweep", "have a member that finished", checks.Described(self._counts()),
@@ -175,9 +173,18 @@ class Sweep:
         hyper = {name: value for name, value in self.hyper[members[0]].items() if name != over}
         return Best(hyper, metric, float(values.mean()), float(values.std()), members)
 
-    def configurations(self, over: str | None = "seed") -> list[tuple[int, ...]]:
-        """The members that differ at most along one axis, for each combination of the others."""
-        return configurations(self.hyper, over)
+    def _asked(self, table, metric, goal, over) -> Question:
+        """The question with what a call asks for in its place."""
+        if metric is not None:
+            questions.check_is_one("metric", metric, self.reported)
+            checks.one_of("metric", questions.column_of(metric), self._metrics(table))
+        if over not in (AS_ASKED, None, "seed"):
+            checks.one_of("over", over, list(self.hyper[0]))
+        return questions.also_asked(self.question, metric, goal, over)
+
+    def configurations(self, over: Any = AS_ASKED) -> list[tuple[int, ...]]:
+        """The members that differ at most along one axis (default: the one averaged over), for each combination of the others."""
+        return configurations(self.hyper, self.question.over if over is AS_ASKED else over)
 
     def params(self, member: int) -> Any:
         """The parameters of a member, as jax arrays of the types they had."""
@@ -195,35 +202,42 @@ class Sweep:
         member = range(len(self))[member]
         return self.replay_fn(member)
 
-    def summary(self, metric: str | None = None, goal: str = "min") -> summaries.Summary:
+    def summary(self, metric: str | None = None, goal: str | None = None, over: Any = AS_ASKED) -> summaries.Summary:
         """The answer: the best configuration, per axis the range that works, what diverged and what barely moved."""
-        best = self.best(metric, goal)
+        table = self.table()
+        question = self._asked(table, metric, goal, over)
+        best = self.best(question.metric, question.goal, question.over)
         return summaries.summarize(
-            self.table(), [*self.hyper[0]], self.configurations(), best, goal=goal, seconds=self.seconds, notes=self.notes
-        )
+            table, [*self.hyper[0]], self.configurations(question.over), best, question=question, others=self.reported.columns,
+            seconds=self.seconds, notes=self.notes,
+        )  # fmt: skip
 
-    def plot(self, metric: str | None = None, axis: str | None = None, goal: str = "min"):
+    def plot(self, metric: str | None = None, axis: str | None = None, goal: str | None = None, over: Any = AS_ASKED):
         """Draw the metric against an axis, and the curves; returns a matplotlib figure.
 
-        Each value of the axis stands for the best configuration that has it: mean and band over its seeds.
+        Each value of the axis stands for the best configuration that has it: mean and band over its members.
 
         Args:
-            metric: A column of the table; default as in :meth:`best`.
+            metric: A column of the table; default as in :meth:`best`, and so for ``goal`` and ``over``.
             axis: Default: the numeric axis with the most values.
             goal: ``"min"`` or ``"max"``.
+            over: The axis to average over.
         """
         import pandas as pd
 
-        table, axes, metric = self.table(), [*self.hyper[0]], metric or self.metric
-        checks.one_of("metric", metric, self._metrics(table))
-        checks.one_of("goal", goal, ["min", "max"])
+        table = self.table()
+        question = self._asked(table, metric, goal, over)
+        axes = plots.drawable([*self.hyper[0]], question.over)
         if axis is not None:
-            checks.one_of("axis", axis, plots.drawable(axes))
+            checks.one_of("axis", axis, axes)
         losses = pd.DataFrame({member: pd.Series(fit.curve) for member, fit in enumerate(self.fits)})
-        return plots.draw_sweep(table, losses, axes, self.configurations(), metric=metric, goal=goal, axis=axis)
+        return plots.draw_sweep(
+            table, losses, axes, self.configurations(question.over), metric=question.metric, goal=question.goal, axis=axis
+        )
 
     def _metrics(self, table) -> list[str]:
-        return [name for name in table if table[name].dtype.kind == "f" and name not in self.hyper[0]]
+        """The columns that members can be compared by."""
+        return [name for name in rows.names(self.reported) if table[name].dtype.kind == "f"]
 
     def _remedy(self) -> str:
         if not any(fit.status == Status.DIVERGED for fit in self.fits):
@@ -252,17 +266,3 @@ def configurations(members: Iterable[dict[str, Any]], over: str | None) -> list[
     for member, hyper in enumerate(members):
         groups.setdefault(Static({name: value for name, value in hyper.items() if name != over}), []).append(member)
     return [tuple(each) for each in groups.values()]
-
-
-def _at_the_end(values: np.ndarray) -> Any:
-    """The mean over the last twentieth."""
-    return values[-max(len(values) // 20, 1) :].mean()
-
-
-def _is_count(name: str, values: np.ndarray) -> bool:
-    """Whether values add up by themselves, so that a mean of them says nothing."""
-    return name == "skipped_in_a_row" or bool((values == np.floor(values)).all() and (values[1:] >= values[:-1]).all())
-
-
-def _readable(value: Any) -> Any:
-    return value if isinstance(value, (int, float, str, bool, type(None))) else getattr(value, "__name__", repr(value))
