@@ -13,23 +13,25 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gradkit import checks, gradients, keys, transforms
+from gradkit import checks, gradients, keys, losses, transforms, weights
 from gradkit.contracts import Descent, Info
 from gradkit.transforms.skips import stays_finite
 from gradkit.transforms.wrapping import wrapped
 
 
 class DescentState(NamedTuple):
-    """What feeds the next step: the parameters and the state of the optimizer."""
+    """What feeds the next step: the parameters, the state of the optimizer, and the mean weight of the data, if it counts."""
 
     params: Any
     optimizer: Any
+    mean_weight: Any = ()
 
 
 class StatefulDescentState(NamedTuple):
     """The same for a loss with a state: also that state, the member's key, the number of steps made.
 
-    And what the state was at the last good point of a :func:`gradkit.transforms.guard` that goes back to it, else ``()``.
+    And what the state was at the last good point of a :func:`gradkit.transforms.guard` that goes back to it, else ``()``; and
+    the mean weight of the data, if it counts.
     """
 
     params: Any
@@ -38,6 +40,7 @@ class StatefulDescentState(NamedTuple):
     key: jax.Array
     step: jax.Array
     kept: Any = ()
+    mean_weight: Any = ()
 
 
 class Stateful(NamedTuple):
@@ -74,7 +77,8 @@ def descent(
         state: A pytree of arrays that the loss carries from step to step (batch statistics), or ``key -> pytree``, which gets
             the same key as ``params``.
         validation_loss: The loss in evaluation mode: ``(params, batch) -> scalar``; with ``state``, ``(params, state, batch)
-            -> scalar``. Default: ``loss_fn`` itself (with ``state``, under a fixed key and without keeping the new state).
+            -> scalar``. Default: ``loss_fn`` itself, an objective without its penalty (with ``state``, under a fixed key and
+            without keeping the new state).
 
     Returns:
         A ``Descent``. What it evaluates and returns are the parameters, or the average that the optimizer keeps of them (
@@ -103,17 +107,22 @@ def _plain(loss_fn, params, optimizer, validation_loss) -> Descent:
 
     def init(key, data, validation):
         start = _begin(params, key)
-        return DescentState(start, optimizer.init(start))
+        return DescentState(
+            start, optimizer.init(start), _mean_weight(loss_fn, data, lambda batch: _scalar(loss_fn(start, batch)))
+        )
 
     def step(state, batch):
+        batch = weights.taken_from(state.mean_weight, batch)
         (loss, metrics), grads = differentiate(state.params, batch)
         value_fn = lambda params: _scalar(loss_fn(params, batch))  # noqa: E731
         info = Info(loss, metrics)
         new_params, optimizer_state = _descend(optimizer, state, info, grads, value_fn)
-        return DescentState(new_params, optimizer_state), transforms.reported(info, optimizer_state), ()
+        return DescentState(new_params, optimizer_state, state.mean_weight), transforms.reported(info, optimizer_state), ()
+
+    in_evaluation = validation_loss or (loss_fn.in_evaluation if isinstance(loss_fn, losses.Objective) else loss_fn)
 
     def evaluation_loss(params, batch):
-        return _scalar((validation_loss or loss_fn)(params, batch))
+        return _scalar(in_evaluation(params, batch))
 
     return Descent(
         init, step, lambda state, growths: transforms.evaluation_params(state.optimizer, state.params), evaluation_loss
@@ -125,9 +134,11 @@ def _stateful(loss_fn, params, optimizer, loss_state, validation_loss) -> Descen
         start, state = _begin(params, key), _begin(loss_state, key)
         optimizer_state, step_key = optimizer.init(start), keys.branch(key, keys.STEP)
         kept = transforms.kept_beside(state, optimizer_state)
-        return StatefulDescentState(start, optimizer_state, state, step_key, jnp.zeros((), jnp.int32), kept)
+        mean_weight = _mean_weight(loss_fn, data, lambda batch: loss_fn(start, state, batch, step_key)[0])
+        return StatefulDescentState(start, optimizer_state, state, step_key, jnp.zeros((), jnp.int32), kept, mean_weight)
 
     def step(state, batch):
+        batch = weights.taken_from(state.mean_weight, batch)
         key = jax.random.fold_in(state.key, state.step)
 
         def loss_and_aux(params):
@@ -139,7 +150,9 @@ def _stateful(loss_fn, params, optimizer, loss_state, validation_loss) -> Descen
         judged = Info(jnp.where(stays_finite(state.state, new_state), loss, jnp.nan), metrics)
         new_params, optimizer_state = _descend(optimizer, state, judged, grads, value_fn)
         new_state, kept = transforms.unless_skipped(new_state, state.state, state.kept, optimizer_state)
-        following = StatefulDescentState(new_params, optimizer_state, new_state, state.key, state.step + 1, kept)
+        following = StatefulDescentState(
+            new_params, optimizer_state, new_state, state.key, state.step + 1, kept, state.mean_weight
+        )
         return following, transforms.reported(Info(loss, metrics), optimizer_state), ()
 
     def evaluation_loss(stateful, batch):
@@ -158,6 +171,12 @@ def _descend(optimizer, state, info, grads, value_fn):
     told |= {name: value for name, value in info.metrics.items() if name == "weight"}
     updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params, **told)
     return optax.apply_updates(state.params, updates), optimizer_state
+
+
+def _mean_weight(loss_fn: Callable, data: Any, loss_of: Callable[[Any], jax.Array]) -> Any:
+    """The mean weight of the data, if they have weights and the loss asks for it; else ``()``."""
+    is_asked = isinstance(loss_fn, losses.Objective) and weights.has_weights(data)
+    return weights.mean_weight(data) if is_asked or weights.is_mean_read(loss_of, data) else ()
 
 
 def _begin(start: Any, key: jax.Array) -> Any:

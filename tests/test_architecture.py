@@ -10,8 +10,8 @@ import gradkit as gk
 
 ROOT = pathlib.Path(gk.__file__).parent
 ORDER = [
-    "checks contracts folders settings trees",
-    "keys questions",
+    "checks contracts flows folders settings trees",
+    "keys questions weights",
     "data gradients losses schedules spaces",
     "transforms",
     "as_keras as_torch optimizers",

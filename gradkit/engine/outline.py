@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Literal
+from jax.extend.core import ClosedJaxpr
 
-from gradkit import checks, settings, trees
+from gradkit import checks, flows, settings, trees
 from gradkit.contracts import Descent, Info
 from gradkit.engine.segment import PROGRAMS_KEPT, Lanes, Program, descent_of
 from gradkit.questions import Reported
@@ -180,28 +180,13 @@ def _reaches_outputs(first, step, read, state) -> bool:
     A leaf that a step passes on unread, as the key itself, does not count.
     """
     num_leaves = len(jax.tree.leaves(state))
-    tainted = _flow(first, [True] + [False] * (len(first.jaxpr.invars) - 1))
+    tainted = flows.reached(first, [True] + [False] * (len(first.jaxpr.invars) - 1))
     while True:
-        through = _flow(step, tainted + [False] * (len(step.jaxpr.invars) - num_leaves))
+        through = flows.reached(step, tainted + [False] * (len(step.jaxpr.invars) - num_leaves))
         grown = [a or b for a, b in zip(tainted, through)]
         if any(through[num_leaves:]):
             return True
         if grown == tainted:
             break
         tainted = grown
-    return any(_flow(read, tainted + [False] * (len(read.jaxpr.invars) - num_leaves)))
-
-
-def _flow(closed: ClosedJaxpr, tainted_inputs: list[bool]) -> list[bool]:
-    """Which outputs of a program depend on the tainted inputs; calls are entered, other equations mix all they touch."""
-    jaxpr = closed.jaxpr
-    tainted = {var for var, is_tainted in zip(jaxpr.invars, tainted_inputs) if is_tainted}
-    for equation in jaxpr.eqns:
-        inputs = [not isinstance(var, Literal) and var in tainted for var in equation.invars]
-        if not any(inputs):
-            continue
-        inner = equation.params.get("jaxpr")
-        is_call = isinstance(inner, ClosedJaxpr) and equation.primitive.name in ("pjit", "jit")
-        outputs = _flow(inner, inputs) if is_call else [True] * len(equation.outvars)
-        tainted.update(var for var, is_tainted in zip(equation.outvars, outputs) if is_tainted)
-    return [not isinstance(var, Literal) and var in tainted for var in jaxpr.outvars]
+    return any(flows.reached(read, tainted + [False] * (len(read.jaxpr.invars) - num_leaves)))

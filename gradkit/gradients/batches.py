@@ -12,14 +12,15 @@ from gradkit.checks import Described, require, whole_number
 from gradkit.contracts import Batch, Params
 from gradkit.gradients.values import value_and_grad
 from gradkit.trees import is_inexact, leaf_names
+from gradkit.weights import Weighted, is_mean_read, mean_weight, taken_from, wide
 
 
 def per_example(loss_fn: Callable, *, chunk_size: int | None = None) -> Callable:
     """The gradient of each example by itself: for clipping per example, noise scales and the search for odd examples.
 
     ``loss_fn`` sees batches of one example, so that what its gradient holds besides the mean (a penalty) is in every row. In
-    an objective with weights, the weight of a lone example cancels: the gradients are those of unweighted losses, and zero for
-    an example of weight zero. Meaningless for a loss whose examples influence each other (batch norm in training mode).
+    an objective with weights, each gradient counts by its weight over the mean weight of the batch: the mean of the rows is
+    the gradient of the batch. Meaningless for a loss whose examples influence each other (batch norm in training mode).
 
     Args:
         loss_fn: ``(params, batch)`` to a scalar, the mean over the examples of the batch, or to ``(scalar, metrics)``.
@@ -40,6 +41,9 @@ def per_example(loss_fn: Callable, *, chunk_size: int | None = None) -> Callable
 
     def grads(params: Params, batch: Batch) -> Params:
         _num_examples(batch)
+        lone = jax.tree.map(lambda leaf: leaf[:1], batch)
+        if is_mean_read(lambda batch: _scalar(loss_fn(params, batch)), lone):
+            batch = taken_from(mean_weight(batch), batch)
 
         def grad_of_one(example):
             return differentiate(params, jax.tree.map(lambda leaf: leaf[None], example))[1]
@@ -56,14 +60,14 @@ def accumulate(loss_fn: Callable, *, size: int) -> Callable:
 
         sum_i share_i * loss_fn(params, batch_i),  share_i = weight of batch_i / weight of the batch
 
-    The weight of a micro-batch is the sum of ``weights`` if the batch is ``(inputs, targets, weights)``, else its number of
-    examples: the mean of the means of unequal micro-batches would be wrong. One of weight zero contributes nothing, not even NaN.
-    Sums are float32 or wider. The examples left over make a last, smaller micro-batch. Not for a loss whose examples influence
-    each other.
+    The weight of a micro-batch is what its loss reports as the metric ``weight`` (examples, tokens); without that, the sum of
+    ``weights`` if the batch is ``(inputs, targets, weights)``, else its number of examples: the mean of the means of unequal
+    micro-batches would be wrong. One of weight zero contributes nothing, not even NaN. Sums are float32 or wider. The examples
+    left over make a last, smaller micro-batch. Not for a loss whose examples influence each other.
 
     Args:
         loss_fn: ``(params, batch)`` to a scalar, the (weighted) mean over the examples of the batch, or to ``(scalar, metrics)``,
-            whose metrics are means, too.
+            whose metrics are means, too; but for ``weight``, which is a sum.
         size: Examples in a micro-batch; static.
 
     Returns:
@@ -89,13 +93,15 @@ def accumulate(loss_fn: Callable, *, size: int) -> Callable:
 
         def add(total, share_and_batch):
             share, micro_batch = share_and_batch
-            return jax.tree.map(functools.partial(_add, share), total, differentiate(params, micro_batch)), None
+            share, result = _told_weight(share, differentiate(params, micro_batch))
+            return jax.tree.map(functools.partial(_add, share), total, result), None
 
         total = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, _at_least_float32(leaf.dtype)), example)
         if blocks is not None:
             total, _ = jax.lax.scan(add, total, (shares[: len(shares) - (rest is not None)], blocks))
         if rest is not None:
             total, _ = add(total, (shares[-1], rest))
+        total = _over_told_weight(total)
         return jax.tree.map(lambda leaf, like: leaf.astype(like.dtype) if is_inexact(like) else leaf, total, example)
 
     return value_and_accumulated_grad
@@ -114,11 +120,10 @@ def _shares(batch, size):
     """The share of each micro-batch in the weight of the batch; in the number of examples where no example has a weight."""
     num_examples = _num_examples(batch)
     weights = ones = jnp.ones(num_examples)
-    if isinstance(batch, tuple) and len(batch) == 3:
-        weights = batch[2]
-        require(jnp.shape(weights) == (num_examples,), "batch[2]", f"be weights of shape ({num_examples},)",
-                jnp.shape(weights), "A batch of three is (inputs, targets, weights); put other arrays in a dict.")  # fmt: skip
-        weights = jnp.asarray(weights).astype(_at_least_float32(jnp.result_type(weights)))
+    if isinstance(batch, tuple) and len(batch) == 3 and not isinstance(batch, Weighted):
+        require(jnp.shape(batch[2]) == (num_examples,), "batch[2]", f"be weights of shape ({num_examples},)",
+                jnp.shape(batch[2]), "A batch of three is (inputs, targets, weights); put other arrays in a dict.")  # fmt: skip
+        weights = wide(batch[2])
 
     def sums(values):
         return jnp.pad(values, (0, -num_examples % size)).reshape(-1, size).sum(axis=1)
@@ -127,8 +132,30 @@ def _shares(batch, size):
     return jnp.where(total == 0, sums(ones) / num_examples, sums(weights) / jnp.where(total == 0, 1, total))
 
 
+def _told_weight(share, result):
+    """The weight that a loss reports for its micro-batch, in the place of its share, and a 1 for the weight to be summed."""
+    (loss, metrics), grads = result
+    if "weight" not in metrics:
+        return share, result
+    return jnp.asarray(metrics["weight"]), ((loss, {**metrics, "weight": 1.0}), grads)
+
+
+def _over_told_weight(total):
+    """Sums that told weights multiply, divided by the sum of these; zero if that is zero."""
+    (_, metrics), _ = total
+    if "weight" not in metrics:
+        return total
+    weight = metrics["weight"]
+    (loss, metrics), grads = jax.tree.map(lambda leaf: leaf / jnp.where(weight == 0, 1, weight).astype(leaf.dtype), total)
+    return (loss, {**metrics, "weight": weight}), grads
+
+
 def _add(share, total, value):
     return total + jnp.where(share == 0, 0, share.astype(total.dtype) * value)
+
+
+def _scalar(result):
+    return result[0] if isinstance(result, tuple) else result
 
 
 def _at_least_float32(dtype):

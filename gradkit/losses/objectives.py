@@ -12,7 +12,8 @@ from jaxtyping import Array, Float
 
 from gradkit.checks import Described, require
 from gradkit.contracts import Batch, Loss, Params
-from gradkit.trees import leaf_names
+from gradkit.trees import is_inexact, leaf_names
+from gradkit.weights import Weighted, wide
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,10 +31,23 @@ class Objective:
         if weights is None:
             mean = jnp.mean(self._losses(params, inputs, targets, num_examples))
         else:
-            weights = _checked_weights(weights, num_examples)
-            inputs, targets = _replace_unweighted((inputs, targets), weights)
-            mean = _weighted_mean(self._losses(params, inputs, targets, num_examples), weights)
+            mean = self._weighted(params, batch, _checked_weights(weights, num_examples))
         return mean if self.penalty is None else mean + _scalar(self.penalty(params))
+
+    @property
+    def in_evaluation(self) -> Objective:
+        """The same without the penalty, which steers the training and is not what a model is judged by."""
+        return dataclasses.replace(self, penalty=None)
+
+    def _weighted(self, params, batch, weights) -> Float[Array, ""]:
+        inputs, targets, _ = batch
+        is_any = (weights != 0).any()
+        examples = _replace_unweighted((inputs, targets), weights)
+        losses = self._losses(_unless_unweighted(params, is_any), *examples, len(weights))
+        if isinstance(batch, Weighted):
+            return jnp.where(is_any, jnp.mean(weights / batch.mean_weight * losses), 0)
+        total = weights.sum()
+        return jnp.where(total == 0, 0, jnp.sum(weights * losses) / jnp.where(total == 0, 1, total))
 
     def _losses(self, params, inputs, targets, num_examples: int) -> Float[Array, n]:
         scores = self.apply(params, inputs)
@@ -51,10 +65,18 @@ class Objective:
 def objective(loss: Loss, apply: Callable, *, penalty: Callable | None = None) -> Objective:
     """Lift a one-example loss to batches: the mean over examples, weighted if the batch has weights, plus a penalty.
 
-        sum(w * loss(apply(params, inputs), targets)) / sum(w) + penalty(params)
+        sum(w * loss(apply(params, inputs), targets)) / (n * mean_weight) + penalty(params)
+
+    Called by itself, it takes the batch for the data: ``mean_weight`` is that of the batch, ``sum(w) / n``. In a descent it is
+    that of the data, found once by ``Descent.init``, so that batches of every size minimize the same function, in the same
+    balance with the penalty. Of a stream or of drawn batches it is that of the first batch (1 if all its weights are zero): a
+    constant, and so without bias; give weights with a mean of 1 where a penalty has to be in exact balance. A function that
+    wraps an objective hands on ``batch`` as it is (``jax.tree.map`` may change its arrays): rebuilt from its parts it is taken
+    for data again.
 
     An example of weight zero contributes nothing, whatever it holds: not even NaN reaches the value or the gradient. A batch in
-    which every weight is zero has the mean 0. The value is float32 or wider: a mean in bfloat16 would keep three digits.
+    which every weight is zero has the mean 0, and the gradient 0. The value is float32 or wider: a mean in bfloat16 would keep
+    three digits. A model is evaluated without the penalty, so that members of a sweep that differ in it are judged alike.
 
     Args:
         loss: ``(score, target) -> scalar`` for one example, from ``gk.losses`` or your own.
@@ -96,7 +118,7 @@ def _num_examples(targets) -> int:
 def _checked_weights(weights, num_examples):
     require(jnp.shape(weights) == (num_examples,), "weights", f"have one number per example, shape ({num_examples},)",
             jnp.shape(weights), "Weigh examples, not outputs.")  # fmt: skip
-    return jnp.asarray(weights).astype(_at_least_float32(jnp.result_type(weights)))
+    return wide(weights)
 
 
 def _replace_unweighted(examples, weights):
@@ -111,9 +133,13 @@ def _replace_unweighted(examples, weights):
     return jax.tree.map(replace, examples)
 
 
-def _weighted_mean(losses, weights):
-    total = weights.sum()
-    return jnp.where(total == 0, 0, jnp.sum(weights * losses) / jnp.where(total == 0, 1, total))
+def _unless_unweighted(params, is_any):
+    """Parameters without a derivative where no example has a weight: the stand-ins there may have one that is NaN."""
+
+    def cut(leaf):
+        return jnp.where(is_any, leaf, jax.lax.stop_gradient(leaf)) if is_inexact(leaf) else leaf
+
+    return jax.tree.map(cut, params)
 
 
 def _at_least_float32(dtype):
