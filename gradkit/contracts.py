@@ -75,7 +75,14 @@ class Source(NamedTuple):
 
 
 class Status(enum.IntEnum):
-    """How a member stands."""
+    """How a member stands.
+
+    A member has diverged at the first step whose loss is not finite, or where its state is looked at and a leaf of it is not
+    finite that was so at the start. It is looked at where the arguments say, never where the clock does: at evaluations, at the
+    rungs of a halving, where it ends, and after 1,024, 2,048, 4,096, 8,192 and every 16,384 steps (over a stream of large
+    batches more often). What no loss reads, and is finite again at the next look, is no failure. The member rests in the last
+    state before that place in which all is finite.
+    """
 
     RUNNING = 0
     FINISHED = 1

@@ -99,6 +99,7 @@ def prepare(request: Request) -> Prepared:
     if request.halving is not None:
         halving = replace(request.halving, metric=question.metric, goal=question.goal, over=question.over)
         _check_halving(halving, space, runs, reported)
+        runs = [run._replace(rungs=rules.rung_steps(halving, run.num_steps)) for run in runs]
     return Prepared(runs, names, reported, question, configurations(space, question.over), halving)
 
 

@@ -115,11 +115,11 @@ def test_half_precision_keeps_its_dtype_and_fails_like_any_other():
 
 def test_find_names_the_first_bad_loss_or_the_end():
     losses = np.array([[1.0, 1.0, np.nan, 1.0], [1.0, np.inf, 1.0, 1.0]])
-    finite = np.array([[True], [True], [True], [False]])
-    running, expected = np.ones(4, bool), np.ones((4, 1), bool)
-    assert failure.find(losses, finite, expected, running) == {1: 1, 2: 0, 3: 2}
-    assert failure.find(losses, finite, ~expected, running) == {1: 1, 2: 0}
-    assert failure.find(losses, finite, expected, ~running) == {}
+    is_sound = np.array([True, True, True, False])
+    yes = np.ones(4, bool)
+    assert failure.find(losses, is_sound, yes, yes) == {1: 1, 2: 0, 3: 2}
+    assert failure.find(losses, is_sound, yes, ~yes) == {1: 1, 2: 0}
+    assert failure.find(losses, is_sound, ~yes, yes) == {}
 
 
 def test_a_plan_is_settled_for_members_and_machine():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,8 @@ import numpy as np
 
 from gradkit import trees
 from gradkit.contracts import Info, Status
-from gradkit.engine import failure, segment
+from gradkit.engine import failure, resting, segment
+from gradkit.engine.failure import Doubt, Rest
 from gradkit.engine.ledger import Placement
 from gradkit.engine.progress import Tally
 from gradkit.engine.runs import Run
@@ -31,6 +32,7 @@ class Chunk:
         lanes: Their traced values and keys.
         state, growths: Where they stand; like the lanes ``None`` before :func:`begin`.
         expected: Which leaves of the state were finite at the start and must stay so, shape (m, leaves).
+        doubt: What is kept of lanes that went bad since the last look, if there are any.
         copy: Which of the equal executables of a segment it calls.
         has_run: Whether it has made a segment, so that the program is compiled.
     """
@@ -43,6 +45,7 @@ class Chunk:
     state: Any = None
     growths: Any = None
     expected: np.ndarray | None = None
+    doubt: Doubt | None = None
     copy: int = 0
     has_run: bool = False
     seeds: list[int | None] = field(init=False)
@@ -83,22 +86,9 @@ def begin(chunk: Chunk):
     blank = lambda leaf: jnp.zeros((run.num_steps, run.num_lanes, *leaf.shape), leaf.dtype)  # noqa: E731
     chunk.growths = jax.tree.map(blank, run.outline.growth)
     chunk.expected = np.asarray(finite)
-    chunk.state = state
+    chunk.state, chunk.doubt = state, None
     if run.validation is not None:
         evaluate(chunk)
-
-
-def rerun_of(chunk: Chunk, tickets: Any) -> Callable:
-    """The segment's program on its own tickets, from any state and for any steps: what failures are located with."""
-    run, blank = chunk.run, chunk.run.blank(chunk.run.num_lanes)
-
-    def rerun(state, first, last):
-        state, _, finite = segment.compiled(run.program).advance(chunk.copy)(
-            run.source.resident, chunk.lanes, state, blank, tickets, np.int32(first), np.int32(last)
-        )
-        return state, np.asarray(finite)
-
-    return rerun
 
 
 def launch(chunk: Chunk, tickets: Any, num_steps: int) -> tuple:
@@ -134,35 +124,58 @@ def settle(chunk: Chunk, flight: tuple, tickets: Any, stop: int, tally: Tally):
     infos = jax.tree.map(lambda leaf: np.array(np.asarray(leaf)[:num_steps]), blocks.infos)
     if not (is_live | chunk.is_padding).all():
         state = segment.select(is_live, state, chunk.state)
-    failures = failure.find(infos.loss, np.asarray(finite), chunk.expected, is_live)
+    is_sound = failure.are_sound(np.asarray(finite), chunk.expected)
+    failures = failure.find(infos.loss, is_sound, is_live, run.is_looked_at(stop) | (chunk.goals == stop))
+    rest = resting.rest_of_failed(chunk, failures, tickets, num_steps) if failures else None
     made = np.where(is_live, stop, ledger.steps[members])
-    if failures:
-        rest = failure.bring_to_rest(rerun_of(chunk, tickets), chunk.state, failures, chunk.expected, num_steps)
-        state = segment.select(np.isin(np.arange(len(made)), list(failures)), rest.state, state)
-        made[list(failures)] = [start + rest.steps[lane] for lane in failures]
-        _mark_diverged(chunk, rest.leaves, made)
+    if rest is not None:
+        made[list(rest.steps)] = list(rest.steps.values())
     if jax.tree.leaves(chunk.growths):
         chunk.growths = segment.append(chunk.growths, blocks.growths, made.astype(np.int32), np.int32(start))
-    chunk.state, chunk.step = state, stop
     ledger.steps[members[is_live]] = made[is_live]
     if start == 0:
         ledger.start_loss[members[is_live]] = infos.loss[0, is_live].astype(float)
     ledger.write(_taken(_without_rows_after(infos, made - start), is_live), start, members[is_live])
+    if rest is not None:
+        state = _lay_to_rest(chunk, rest, state)
+    chunk.doubt = resting.doubt_after(chunk, chunk.is_live & ~is_sound, tickets, num_steps)
+    chunk.state, chunk.step = state, stop
     ledger.status[members[chunk.is_live & (chunk.goals == stop)]] = Status.FINISHED
     if run.is_evaluated(stop):
         evaluate(chunk)
     _count(chunk, is_live, infos.loss, made - start, tally)
 
 
+def settle_doubts(chunk: Chunk):
+    """Bring to rest what is in doubt where a run ends before its last step."""
+    if chunk.doubt is None or chunk.state is None:
+        return
+    rest = resting.rest_of_doubtful(chunk, chunk.doubt.lanes & ~chunk.is_padding)
+    chunk.state, chunk.doubt = _lay_to_rest(chunk, rest, chunk.state), None
+
+
+def _lay_to_rest(chunk: Chunk, rest: Rest, state: Any) -> Any:
+    """Enter where failed lanes rest, and return the state with theirs in it."""
+    ledger, lanes = chunk.run.ledger, list(rest.steps)
+    ledger.steps[chunk.members[lanes]] = list(rest.steps.values())
+    early = [lane for lane in lanes if rest.steps[lane] < chunk.step]
+    for lane in early:
+        ledger.cut(int(chunk.members[lane]), rest.steps[lane])
+    if early and jax.tree.leaves(chunk.growths):
+        chunk.growths = segment.cut(chunk.growths, ledger.steps[chunk.members].astype(np.int32))
+    _mark_diverged(chunk, rest)
+    return segment.select(np.isin(np.arange(len(chunk.members)), lanes), rest.state, state)
+
+
 def _taken(infos: Info, lanes: np.ndarray) -> Info:
     return jax.tree.map(lambda leaf: leaf[:, lanes], infos)
 
 
-def _mark_diverged(chunk: Chunk, leaves: dict[int, int | None], made: np.ndarray):
+def _mark_diverged(chunk: Chunk, rest: Rest):
     names, ledger = trees.leaf_names(chunk.run.outline.state, root="state"), chunk.run.ledger
-    for lane, leaf in leaves.items():
-        if made[lane] == 0:
-            leaf = next(_nan_leaves(chunk.state, lane), leaf)
+    for lane, leaf in rest.leaves.items():
+        if rest.steps[lane] == 0:
+            leaf = next(_nan_leaves(rest.state, lane), leaf)
         ledger.status[chunk.members[lane]] = Status.DIVERGED
         ledger.bad_leaf[chunk.members[lane]] = "loss" if leaf is None else names[leaf]
 
@@ -221,13 +234,13 @@ def retire(chunk: Chunk, leaving: np.ndarray, tally: Tally):
         is_new = [ledger.evaluations[member][-1][0] != ledger.steps[member] for member in chunk.members]
         if (leaving & is_new).any():
             evaluate(chunk, leaving)
-    _enter_end_losses(chunk, leaving)
     params = trees.to_host(segment.compiled(run.program).read(chunk.lanes, chunk.state, chunk.growths))
     state = trees.to_host(chunk.state) if run.keeps_state else None
     for lane in np.flatnonzero(leaving).tolist():
         member = chunk.members[lane]
         ledger.params[member] = trees.take_lane(params, lane)
         ledger.state[member] = None if state is None else trees.take_lane(state, lane)
+    _enter_end_losses(chunk, leaving)  # last: where there is no room for it, the parameters are safe
     skipped = chunk.goals[leaving] - ledger.steps[chunk.members[leaving]]
     tally.add(members=int(leaving.sum()), skipped_member_steps=int(skipped.sum()))
 

@@ -73,6 +73,14 @@ class Ledger:
 
         jax.tree.map(enter, self.infos, infos)
 
+    def cut(self, member: int, made: int):
+        """Blank what a member recorded after its first bad step, whose own loss stays to be seen."""
+
+        def blank(history):
+            history[made // self.every + 1 :, member] = np.nan
+
+        jax.tree.map(blank, self.infos)
+
     def recent(self, members: np.ndarray, name: str = "loss") -> np.ndarray:
         """The mean over the last twentieth of the steps made, per member, of the loss or of another thing that steps report.
 

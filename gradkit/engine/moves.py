@@ -77,6 +77,9 @@ def move(run: Run, seats: Sequence[Seat], is_padding: np.ndarray) -> Chunk:
         taken = segment.gather(whole, lanes) if taken is None else segment.merge(
             taken, whole, lanes, np.array([own is source for own, _ in seats]))  # fmt: skip
     new.state, new.growths = taken[0], segment.swap(taken[1])
+    if old.doubt is not None:  # at rungs nobody is in doubt: this is one chunk that splits
+        lanes = np.array([lane for _, lane in seats])
+        new.doubt = old.doubt._replace(state=segment.gather(old.doubt.state, lanes), lanes=old.doubt.lanes[lanes])
     return new
 
 

@@ -182,6 +182,7 @@ def _end(chunk: Chunk, watch: Watch):
     """Bring a chunk to the host for good; who has steps left was stopped."""
     real, ledger = ~chunk.is_padding, chunk.run.ledger
     ledger.status[chunk.members[chunk.is_live]] = Status.STOPPED
+    chunks.settle_doubts(chunk)
     chunks.retire(chunk, real, watch.tally)
     chunk.state = chunk.growths = None
 

@@ -22,6 +22,7 @@ FIRST_STEPS = 16  # of the first segment, before it is known how long a step tak
 MOST_STEPS = 16384  # of a segment
 SEGMENT_BYTES = 2**23  # tickets and infos of a segment
 STREAM_BYTES = 2**26  # batches of a stream that one segment holds on the device
+FIRST_LOOK = 1024  # steps after which states are looked at first, then after twice as many, up to MOST_STEPS from look to look
 
 
 class Members(NamedTuple):
@@ -87,6 +88,7 @@ class Run(NamedTuple):
         pace: How long steps take.
         keeps_state: Whether the ledger receives the final states.
         device: Where it runs, if not at home.
+        rungs: The steps after which a halving compares members.
     """
 
     program: Program
@@ -102,6 +104,7 @@ class Run(NamedTuple):
     pace: Pace
     keeps_state: bool = False
     device: jax.Device | None = None
+    rungs: tuple[int, ...] = ()
 
     @property
     def num_lanes(self) -> int:
@@ -110,10 +113,29 @@ class Run(NamedTuple):
 
     def next_stop(self, start: int, goals: np.ndarray, until: int) -> int:
         """Where the segment from ``start`` ends: after about a second, or where a member or all are to be looked at."""
-        ends = [until, start + self.capacity, start + self.pace.steps(self.program.width)]
-        if self.evaluate_every:
-            ends.append((start // self.evaluate_every + 1) * self.evaluate_every)
+        ends = [until, start + self.capacity, start + self.pace.steps(self.program.width), self.next_look(start)]
         return int(min([*ends, *goals[goals > start]]))
+
+    def next_look(self, start: int) -> int:
+        """Where all members are judged by their state next: the arguments alone fix these places, never the clock.
+
+        At evaluations, at rungs, and after 1,024, 2,048, 4,096, 8,192 and every 16,384 steps; over a stream more often, where
+        its batches are large. A member is also looked at where it ends.
+        """
+        regular = [every for every in (self.evaluate_every, MOST_STEPS, self._steps_of_a_stream()) if every]
+        ends = [(start // every + 1) * every for every in regular]
+        ends += [rung for rung in self.rungs if rung > start]
+        return min(max(FIRST_LOOK, 2 ** start.bit_length()), *ends)
+
+    def _steps_of_a_stream(self) -> int | None:
+        """Steps whose batches may be kept until the next look."""
+        if not self.source.is_lockstep:
+            return None
+        return max(1, STREAM_BYTES // max(trees.num_bytes(self.source.example()), 1))
+
+    def is_looked_at(self, step: int) -> bool:
+        """Whether all members are judged by their state after so many steps."""
+        return self.next_look(step - 1) == step
 
     def is_evaluated(self, step: int) -> bool:
         """Whether metrics are wanted after so many steps."""
@@ -136,6 +158,12 @@ class Run(NamedTuple):
             per_seed = {seed: self.source.tickets(seed, 0, 1) for seed in set(seeds)}
             tickets = jax.tree.map(lambda *leaves: np.stack(leaves, 1), *[per_seed[seed] for seed in seeds])
         return jax.tree.map(lambda leaf: _filled(leaf, self.capacity), tickets)
+
+    def tickets_again(self, seeds: Sequence[int | None], start: int, kept: Any) -> Any:
+        """The tickets of a segment that was made before; ``kept`` are a stream's, without padding."""
+        if not self.source.is_lockstep:
+            return self.tickets(seeds, start)
+        return jax.tree.map(lambda leaf: _filled(leaf, self.capacity), kept)
 
     def drawn_tickets(self, start: int, stop: int) -> tuple[Any, int]:
         """The tickets of a stream's next steps, padded to the capacity, and how many there are."""

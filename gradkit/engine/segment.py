@@ -169,6 +169,17 @@ def append(growths, block, made, start):
     return jax.tree.map(write, growths, block)
 
 
+@functools.partial(jax.jit, donate_argnums=0)
+def cut(growths, made):
+    """Zeros in the rows of the steps that a lane did not make (``made``: ``[m]``)."""
+
+    def write(rows):
+        counts = jnp.arange(len(rows))[:, None] < made[None, :]
+        return jnp.where(counts.reshape(rows.shape[:2] + (1,) * (rows.ndim - 2)), rows, jnp.zeros_like(rows))
+
+    return jax.tree.map(write, growths)
+
+
 class Compiled(NamedTuple):
     """The programs of a ``Program``, compiled when first called: see the functions of these names.
 
