@@ -21,7 +21,7 @@ from gradkit.engine.halving import Configuration, Halving
 from gradkit.engine.plan import Plan
 from gradkit.engine.runs import Run
 from gradkit.keys import as_key
-from gradkit.questions import Question, Reported
+from gradkit.questions import VALIDATION_LOSS, Question, Reported
 from gradkit.results.sweep import configurations
 from gradkit.spaces import Space
 
@@ -192,6 +192,18 @@ def _check_seeds(run: Run):
                    checks.Described(f"{len(set(run.members.seeds))} seeds for identical members"),
                    "Give gk.descent parameters that depend on the key (key -> pytree), or order='per_seed' with a "
                    "batch_size, or drop the axis.")  # fmt: skip
+
+
+def unlike_losses(space: Space, prepared: Prepared) -> list[str]:
+    """Say it where members are judged by losses that are not one and the same."""
+    read = frozenset().union(*(run.outline.read_in_evaluation for run in prepared.runs))
+    differing = [name for name in space.axes if name in read and len({member.get(name) for member in space}) > 1]
+    if not differing or prepared.question.metric != VALIDATION_LOSS:
+        return []
+    return [
+        f"the loss in evaluation mode reads {', '.join(differing)} itself, not through the parameters: members that differ in it "
+        "are ranked by different losses. Pass validation_loss= to gk.descent, or rank by a metric of evaluate="
+    ]
 
 
 def _readable(value: Any) -> str:

@@ -189,7 +189,8 @@ def _run(space, prepared: Prepared, settled: Plan, progress, started) -> Sweep:
     seconds = time.perf_counter() - started
     homes = {position: (run, member) for run in runs for member, position in enumerate(run.members.positions)}
     fits = tuple(from_ledger(run.ledger, member, seconds) for run, member in (homes[i] for i in range(len(space))))
-    notes = [note for run in runs for note in (run.source.note(), *run.ledger.notes) if note]
+    notes = requests.unlike_losses(space, prepared)
+    notes += [note for run in runs for note in (run.source.note(), *run.ledger.notes) if note]
     kept = settings.kept()
     replay = lambda member: _replay(*homes[member], settled, kept)  # noqa: E731
     return Sweep(

@@ -26,14 +26,16 @@ ADDRESS = re.compile(r"0x[0-9a-f]+")
 
 
 class Outline(NamedTuple):
-    """Shapes per member (``jax.ShapeDtypeStruct``), names read by ``make``, whether the key matters, and of the step a digest and
-    the bytes of the largest value that it makes on its way."""
+    """Shapes per member (``jax.ShapeDtypeStruct``), names read by ``make`` and those read by the loss in evaluation mode itself,
+    not through the parameters, whether the key matters, and of the step a digest and the bytes of the largest value that it makes
+    on its way."""
 
     state: Any
     info: Info
     growth: Any
     metrics: dict[str, Any]
     reads: frozenset[str]
+    read_in_evaluation: frozenset[str]
     is_keyed: bool
     digest: str
     largest: int
@@ -106,7 +108,10 @@ def _outline(program, leaves, structure, _settings) -> Outline:
         step_program, (new_state, info, growth) = jax.make_jaxpr(step, return_shape=True)(state, lane, batch)
         growths = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), growth)
         read_program, read = jax.make_jaxpr(params, return_shape=True)(state, growths, lane)
-        named = {} if validation is None else jax.eval_shape(metrics, read, lane, validation)
+        named, read_by_loss = {}, frozenset()
+        if validation is not None:
+            measuring, named = jax.make_jaxpr(metrics, return_shape=True)(read, lane, validation)
+            read_by_loss = _read_by("validation_loss", measuring, named, read, lane, validation)
     except (TypeError, jax.errors.TracerArrayConversionError) as error:
         if not _needs_a_value(error):
             raise
@@ -118,7 +123,20 @@ def _outline(program, leaves, structure, _settings) -> Outline:
     _check_step(state, new_state, info)
     _check_metrics(named)
     is_keyed = _reaches_outputs(first_program, step_program, read_program, state)
-    return Outline(state, info, growth, named, frozenset(reads), is_keyed, _digest(step_program), _largest(step_program.jaxpr))
+    largest = _largest(step_program.jaxpr)
+    return Outline(state, info, growth, named, frozenset(reads), read_by_loss, is_keyed, _digest(step_program), largest)
+
+
+def _read_by(output: str, program: ClosedJaxpr, outputs: dict[str, Any], params, lane: Lanes, validation) -> frozenset[str]:
+    """The hyper-parameters that reach an output of a program of ``(params, lane, validation)`` by the lane."""
+    place = sorted(outputs).index(output)
+    none = jax.tree.map(lambda leaf: False, (params, lane, validation))
+
+    def is_reached(name):
+        marked = none[1]._replace(hyper={**none[1].hyper, name: True})
+        return flows.reached(program, jax.tree.leaves((none[0], marked, none[2])))[place]
+
+    return frozenset(name for name in lane.hyper if is_reached(name))
 
 
 def _digest(program: ClosedJaxpr) -> str:

@@ -55,7 +55,7 @@ class Sweep:
         hyper: The hyper-parameters of each member.
         fits: The result of each member; parameters are views on the host.
         seconds: Wall time, compilation included.
-        notes: What the reader must know: why a stream ended early, where memory ran out.
+        notes: What the reader must know: why a stream ended early, where memory ran out, which losses are not alike.
         plan: How it was laid out; give it to ``gk.sweep`` to repeat it to the bit.
         passed: What happened at the rungs of a halving; see :meth:`rungs`.
         question: How members are compared, unless a call asks otherwise.
