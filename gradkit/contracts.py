@@ -38,12 +38,16 @@ class Descent(NamedTuple):
         params: ``(State, growths) -> Params``, what is evaluated, saved and returned. ``growths`` are the growths of all steps
             of the run, stacked along a leading axis; the rows of steps not made are zeros and must contribute nothing.
         loss: ``(Params, batch) -> scalar``, in evaluation mode: for validation and for probes.
+        parts: ``(State, batch) -> {"loss": ..., "gradients": ..., ...}``: what a step makes on its way from that state, in order,
+            as named trees. Asked once a member has failed, for what was not finite first, or did not move, for what is zero.
+            ``None`` where a maker does not tell; a descent with another ``step`` gets ``parts=None`` or parts of its own.
     """
 
     init: Callable[[jax.Array, Batch, Batch | None], State]
     step: Callable[[State, Batch], tuple[State, Info, Growth]]
     params: Callable[[State, Growth], Params]
     loss: Callable[[Params, Batch], jax.Array]
+    parts: Callable[[State, Batch], dict[str, Any]] | None = None
 
 
 class Source(NamedTuple):

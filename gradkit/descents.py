@@ -111,22 +111,29 @@ def _plain(loss_fn, params, optimizer, validation_loss) -> Descent:
             start, optimizer.init(start), _mean_weight(loss_fn, data, lambda batch: _scalar(loss_fn(start, batch)))
         )
 
-    def step(state, batch):
+    def move(state, batch):
         batch = weights.taken_from(state.mean_weight, batch)
         (loss, metrics), grads = differentiate(state.params, batch)
         value_fn = lambda params: _scalar(loss_fn(params, batch))  # noqa: E731
-        info = Info(loss, metrics)
-        new_params, optimizer_state = _descend(optimizer, state, info, grads, value_fn)
-        return DescentState(new_params, optimizer_state, state.mean_weight), transforms.reported(info, optimizer_state), ()
+        return _descend(optimizer, state, Info(loss, metrics), Info(loss, metrics), grads, value_fn)
+
+    def step(state, batch):
+        moved = move(state, batch)
+        following = DescentState(moved.params, moved.optimizer, state.mean_weight)
+        return following, transforms.reported(moved.info, moved.optimizer), ()
+
+    def parts(state, batch):
+        return _parts(move(state, batch))
 
     in_evaluation = validation_loss or (loss_fn.in_evaluation if isinstance(loss_fn, losses.Objective) else loss_fn)
 
     def evaluation_loss(params, batch):
         return _scalar(in_evaluation(params, batch))
 
-    return Descent(
-        init, step, lambda state, growths: transforms.evaluation_params(state.optimizer, state.params), evaluation_loss
-    )
+    def read(state, growths):
+        return transforms.evaluation_params(state.optimizer, state.params)
+
+    return Descent(init, step, read, evaluation_loss, parts)
 
 
 def _stateful(loss_fn, params, optimizer, loss_state, validation_loss) -> Descent:
@@ -137,7 +144,7 @@ def _stateful(loss_fn, params, optimizer, loss_state, validation_loss) -> Descen
         mean_weight = _mean_weight(loss_fn, data, lambda batch: loss_fn(start, state, batch, step_key)[0])
         return StatefulDescentState(start, optimizer_state, state, step_key, jnp.zeros((), jnp.int32), kept, mean_weight)
 
-    def step(state, batch):
+    def move(state, batch):
         batch = weights.taken_from(state.mean_weight, batch)
         key = jax.random.fold_in(state.key, state.step)
 
@@ -148,12 +155,19 @@ def _stateful(loss_fn, params, optimizer, loss_state, validation_loss) -> Descen
         (loss, (new_state, metrics)), grads = gradients.value_and_grad(loss_and_aux)(state.params)
         value_fn = lambda params: loss_and_aux(params)[0]  # noqa: E731
         judged = Info(jnp.where(stays_finite(state.state, new_state), loss, jnp.nan), metrics)
-        new_params, optimizer_state = _descend(optimizer, state, judged, grads, value_fn)
-        new_state, kept = transforms.unless_skipped(new_state, state.state, state.kept, optimizer_state)
+        return _descend(optimizer, state, Info(loss, metrics), judged, grads, value_fn), new_state
+
+    def step(state, batch):
+        moved, new_state = move(state, batch)
+        new_state, kept = transforms.unless_skipped(new_state, state.state, state.kept, moved.optimizer)
         following = StatefulDescentState(
-            new_params, optimizer_state, new_state, state.key, state.step + 1, kept, state.mean_weight
+            moved.params, moved.optimizer, new_state, state.key, state.step + 1, kept, state.mean_weight
         )
-        return following, transforms.reported(Info(loss, metrics), optimizer_state), ()
+        return following, transforms.reported(moved.info, moved.optimizer), ()
+
+    def parts(state, batch):
+        moved, new_state = move(state, batch)
+        return _parts(moved, state=new_state)
 
     def evaluation_loss(stateful, batch):
         if validation_loss is None:
@@ -163,14 +177,35 @@ def _stateful(loss_fn, params, optimizer, loss_state, validation_loss) -> Descen
     def read(state, growths):
         return Stateful(transforms.evaluation_params(state.optimizer, state.params), state.state)
 
-    return Descent(init, step, read, evaluation_loss)
+    return Descent(init, step, read, evaluation_loss, parts)
 
 
-def _descend(optimizer, state, info, grads, value_fn):
-    told = {"value": info.loss, "grad": grads, "value_fn": value_fn}
-    told |= {name: value for name, value in info.metrics.items() if name == "weight"}
+class _Move(NamedTuple):
+    """What one update makes on its way."""
+
+    info: Info
+    gradients: Any
+    updates: Any
+    params: Any
+    optimizer: Any
+
+
+def _descend(optimizer, state, info, judged, grads, value_fn) -> _Move:
+    told = {"value": judged.loss, "grad": grads, "value_fn": value_fn}
+    told |= {name: value for name, value in judged.metrics.items() if name == "weight"}
     updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params, **told)
-    return optax.apply_updates(state.params, updates), optimizer_state
+    return _Move(info, grads, updates, optax.apply_updates(state.params, updates), optimizer_state)
+
+
+def _parts(moved: _Move, **after_loss: Any) -> dict[str, Any]:
+    """The update in the order in which its parts are made."""
+    return {
+        "loss": moved.info.loss,
+        **after_loss,
+        "gradients": moved.gradients,
+        "updates": moved.updates,
+        "params": moved.params,
+    }
 
 
 def _mean_weight(loss_fn: Callable, data: Any, loss_of: Callable[[Any], jax.Array]) -> Any:

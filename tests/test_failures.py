@@ -54,7 +54,7 @@ def test_every_failure_is_found_with_its_step_and_leaf(swept):
         if way == SOUND:
             assert (fit.status, fit.steps, fit.bad_leaf) == (gk.Status.FINISHED, 220, None)
         elif way == START:
-            assert (fit.status, fit.steps, fit.bad_leaf) == (gk.Status.DIVERGED, 0, "state[0].params.bias")
+            assert (fit.status, fit.steps, fit.bad_leaf) == (gk.Status.DIVERGED, 0, "state[0].params.bias at the start")
         else:
             assert (fit.status, fit.steps, fit.bad_leaf) == (gk.Status.DIVERGED, step - 1, leaves.get(way, "loss")), (way, step)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 
 from gradkit import trees
 from gradkit.contracts import Info, Status
-from gradkit.engine import failure, resting, segment
+from gradkit.engine import explanations, failure, resting, segment
 from gradkit.engine.failure import Doubt, Rest
 from gradkit.engine.ledger import Placement
 from gradkit.engine.progress import Tally
@@ -126,7 +125,10 @@ def settle(chunk: Chunk, flight: tuple, tickets: Any, stop: int, tally: Tally):
         state = segment.select(is_live, state, chunk.state)
     is_sound = failure.are_sound(np.asarray(finite), chunk.expected)
     failures = failure.find(infos.loss, is_sound, is_live, run.is_looked_at(stop) | (chunk.goals == stop))
-    rest = resting.rest_of_failed(chunk, failures, tickets, num_steps) if failures else None
+    rest, reasons = None, {}
+    if failures:
+        rest = resting.rest_of_failed(chunk, failures, tickets, num_steps)
+        reasons = explanations.first_not_finite(chunk, rest, tickets)
     made = np.where(is_live, stop, ledger.steps[members])
     if rest is not None:
         made[list(rest.steps)] = list(rest.steps.values())
@@ -137,7 +139,7 @@ def settle(chunk: Chunk, flight: tuple, tickets: Any, stop: int, tally: Tally):
         ledger.start_loss[members[is_live]] = infos.loss[0, is_live].astype(float)
     ledger.write(_taken(_without_rows_after(infos, made - start), is_live), start, members[is_live])
     if rest is not None:
-        state = _lay_to_rest(chunk, rest, state)
+        state = _lay_to_rest(chunk, rest, reasons, state)
     chunk.doubt = resting.doubt_after(chunk, chunk.is_live & ~is_sound, tickets, num_steps)
     chunk.state, chunk.step = state, stop
     ledger.status[members[chunk.is_live & (chunk.goals == stop)]] = Status.FINISHED
@@ -151,11 +153,12 @@ def settle_doubts(chunk: Chunk):
     if chunk.doubt is None or chunk.state is None:
         return
     rest = resting.rest_of_doubtful(chunk, chunk.doubt.lanes & ~chunk.is_padding)
-    chunk.state, chunk.doubt = _lay_to_rest(chunk, rest, chunk.state), None
+    reasons = explanations.first_not_finite(chunk, rest, None)
+    chunk.state, chunk.doubt = _lay_to_rest(chunk, rest, reasons, chunk.state), None
 
 
-def _lay_to_rest(chunk: Chunk, rest: Rest, state: Any) -> Any:
-    """Enter where failed lanes rest, and return the state with theirs in it."""
+def _lay_to_rest(chunk: Chunk, rest: Rest, reasons: dict[int, str], state: Any) -> Any:
+    """Enter where failed lanes rest and why, and return the state with theirs in it."""
     ledger, lanes = chunk.run.ledger, list(rest.steps)
     ledger.steps[chunk.members[lanes]] = list(rest.steps.values())
     early = [lane for lane in lanes if rest.steps[lane] < chunk.step]
@@ -163,28 +166,14 @@ def _lay_to_rest(chunk: Chunk, rest: Rest, state: Any) -> Any:
         ledger.cut(int(chunk.members[lane]), rest.steps[lane])
     if early and jax.tree.leaves(chunk.growths):
         chunk.growths = segment.cut(chunk.growths, ledger.steps[chunk.members].astype(np.int32))
-    _mark_diverged(chunk, rest)
+    for lane, reason in reasons.items():
+        ledger.status[chunk.members[lane]] = Status.DIVERGED
+        ledger.bad_leaf[chunk.members[lane]] = reason
     return segment.select(np.isin(np.arange(len(chunk.members)), lanes), rest.state, state)
 
 
 def _taken(infos: Info, lanes: np.ndarray) -> Info:
     return jax.tree.map(lambda leaf: leaf[:, lanes], infos)
-
-
-def _mark_diverged(chunk: Chunk, rest: Rest):
-    names, ledger = trees.leaf_names(chunk.run.outline.state, root="state"), chunk.run.ledger
-    for lane, leaf in rest.leaves.items():
-        if rest.steps[lane] == 0:
-            leaf = next(_nan_leaves(rest.state, lane), leaf)
-        ledger.status[chunk.members[lane]] = Status.DIVERGED
-        ledger.bad_leaf[chunk.members[lane]] = "loss" if leaf is None else names[leaf]
-
-
-def _nan_leaves(state, lane: int) -> Iterator[int]:
-    """The leaves of a first state that hold a NaN; an infinity there may be meant (the lowest loss so far)."""
-    for index, leaf in enumerate(jax.tree.leaves(state)):
-        if trees.is_inexact(leaf) and jnp.isnan(leaf[lane]).any():
-            yield index
 
 
 def _without_rows_after(infos: Info, made: np.ndarray) -> Info:

@@ -35,7 +35,8 @@ class Ledger:
         steps: Steps made, shape (m,).
         rung: The rung, counted from 1, at which a member left: pruned, converged, or found diverged; 0 for the others. Shape
             (m,).
-        bad_leaf: Name of the first leaf that was not finite, ``"loss"`` if only the loss was not, ``None`` for a sound member.
+        bad_leaf: What was not finite first, in words: ``"loss"``, ``"gradients of hidden[0]"``, ``"state.optimizer[1]"``;
+            ``None`` for a sound member.
         start_loss, end_loss: The loss that the first step saw, and what the same step would see at the end: on the same batch, by
             the same program. NaN where there was none. Shape (m,).
         infos: ``Info`` of arrays (rows, m): every ``every``-th step; NaN for steps not made. ``None`` before

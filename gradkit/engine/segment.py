@@ -1,4 +1,4 @@
-"""The compiled programs of a run: begin, advance by a segment of bare steps, evaluate, read, rest.
+"""The compiled programs of a run: begin, advance by a segment of bare steps, evaluate, read, explain.
 
 Members lie in lanes: the leading axis of states, the second axis (after time) of infos and growths. One lane per device is
 the plain loop without ``vmap``; more are mapped; several devices share the lanes by ``shard_map`` and never communicate. All
@@ -7,6 +7,7 @@ five functions are compiled once for a ``Program`` and the shapes they meet, and
 
 from __future__ import annotations
 
+import collections
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -157,6 +158,32 @@ def _read(program: Program, lanes: Lanes, state, growths):
     return _over_devices(program, _over_lanes(program, read_lane, (0, 0, 1)), "llt", "l")(lanes, state, growths)
 
 
+def _explain(program: Program, lanes: Lanes, state, resident, tickets):
+    """Of the parts of one step of every lane, each on a ticket of its own: which leaves are finite, and which are all zero.
+
+    The batch is the first part. Trees of flags ``[m]``, in the order of the parts.
+    """
+
+    def explain_lane(lane, state, resident, ticket):
+        descent, batch = descent_of(program, lane), program.batch(resident, ticket)
+        parts = collections.OrderedDict({"batch": batch, **_parts(descent, state, batch)})
+        finite = lambda leaf: jnp.all(jnp.isfinite(leaf)) if trees.is_inexact(leaf) else jnp.asarray(True)  # noqa: E731
+        zero = lambda leaf: jnp.all(leaf == 0) if trees.is_inexact(leaf) else jnp.asarray(False)  # noqa: E731
+        return jax.tree.map(finite, parts), jax.tree.map(zero, parts)
+
+    mapped = _over_lanes(program, explain_lane, (0, 0, None, 0))
+    return _over_devices(program, mapped, "llsl", "ll")(lanes, state, resident, tickets)
+
+
+def _parts(descent: Descent, state, batch) -> dict:
+    if descent.parts is None:
+        return {}
+    try:
+        return descent.parts(state, batch)
+    except Exception:  # a descent with another step, whose state these parts do not know
+        return {}
+
+
 @functools.partial(jax.jit, donate_argnums=0)
 def append(growths, block, made, start):
     """Write a segment's growths at row ``start`` of the run's; zeros once a lane had made its last step (``made``: ``[m]``)."""
@@ -191,6 +218,7 @@ class Compiled(NamedTuple):
     advance: Callable[[int], Callable]
     evaluate: Callable
     read: Callable
+    explain: Callable
 
 
 def compiled(program: Program) -> Compiled:
@@ -201,9 +229,9 @@ def compiled(program: Program) -> Compiled:
 @functools.lru_cache(maxsize=PROGRAMS_KEPT)
 def _compiled(program: Program, _settings: tuple) -> Compiled:
     """Forgetting the oldest also frees what its ``make`` holds on to."""
-    begin, evaluate, read = (jax.jit(functools.partial(fn, program)) for fn in (_begin, _evaluate, _read))
+    begin, evaluate, read, explain = (jax.jit(functools.partial(fn, program)) for fn in (_begin, _evaluate, _read, _explain))
     advance = functools.cache(lambda copy: jax.jit(functools.partial(_advance, program)))
-    return Compiled(begin, advance, evaluate, read)
+    return Compiled(begin, advance, evaluate, read, explain)
 
 
 select = jax.jit(trees.select_lanes)

@@ -28,7 +28,9 @@ class Fit:
         metrics: The last evaluation, ``{name: float}``.
         status: How the member ended.
         steps: Steps made.
-        bad_leaf: The first leaf that was not finite, one step after the last good state; ``None`` if all went well.
+        bad_leaf: What was not finite first in the step after the last finite state, in the order in which a step makes things:
+            ``"batch[0]"``, ``"loss"``, ``"gradients of hidden.bias"``, ``"updates of ..."``, ``"params of ..."``, else a leaf of
+            the state. ``None`` if all went well.
         seconds: Wall time of the call, compilation included.
         rung: The rung of a halving, counted from 1, at which the member left: pruned, converged, or found diverged; else 0.
         start_loss, end_loss: The loss in training mode before the first step and after the last, both on the batch of the first
@@ -64,9 +66,13 @@ class Fit:
         losses = self.losses
         course = f"loss {losses[0]:.4g} to {losses[-1]:.4g}" if len(losses) else "no finite loss"
         metrics = "".join(f", {name} {value:.4g}" for name, value in self.metrics.items())
-        where = f" (first bad: {self.bad_leaf} in step {self.steps + 1})" if self.bad_leaf else ""
+        where = f"; not finite: {self._bad_place}" if self.bad_leaf else ""
         steps = f"{self.steps} step{'s' * (self.steps != 1)}"
         return f"Fit {self.status.name}: {steps} in {self.seconds:.1f} s, {course}{metrics}{where}"
+
+    @property
+    def _bad_place(self) -> str:
+        return self.bad_leaf if self.bad_leaf.endswith("at the start") else f"{self.bad_leaf} in step {self.steps + 1}"
 
 
 def _without_stand_ins(losses: Any, dtype: Any) -> np.ndarray:
