@@ -48,6 +48,7 @@ def fit(
         evaluate: ``(params, batch) -> {name: scalar}``: more metrics on the validation batch.
         evaluate_every: Steps between further evaluations.
         history_every: Steps from one row of the history to the next; more than one saves memory on the host.
+            The last twentieth of the steps is kept besides.
         progress: Whether to show a live line where somebody watches (a terminal or a notebook).
 
     Returns:

@@ -55,7 +55,8 @@ class Reported(NamedTuple):
     Attributes:
         of_steps: What each step reports, on its batch.
         of_evaluation: What is taken on the validation data: their loss, and what ``evaluate`` reports.
-        of_all: The columns of what all programs of the sweep report; only by these can all members be compared.
+        whole: Those of the steps' that are whole numbers by type: counts, where they never fall.
+        of_all: The columns of the real numbers that all programs of the sweep report; only by these can all members be compared.
 
     >>> told = Reported(("accuracy", "norm"), ("validation_loss", "accuracy"))
     >>> told.step_columns
@@ -66,6 +67,7 @@ class Reported(NamedTuple):
 
     of_steps: tuple[str, ...]
     of_evaluation: tuple[str, ...]
+    whole: frozenset[str] = frozenset()
     of_all: frozenset[str] = frozenset()
 
     @property
@@ -126,7 +128,7 @@ def check_metric(argument: str, metric: Any, reported: Reported):
     check_is_one(argument, metric, reported)
     is_of_all = metric in reported.comparable
     is_of_some = metric in reported.columns and not is_of_all
-    rule = "be reported by all programs of the sweep"
+    rule = "be a real number that all programs of the sweep report"
     checks.require(not is_of_some, argument, rule, metric, "Report it in each, or sweep them apart.")
     if not reported.of_evaluation:
         rule = f"be {' or '.join(map(repr, reported.comparable))} without validation data"

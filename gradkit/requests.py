@@ -98,7 +98,7 @@ def prepare(request: Request) -> Prepared:
     question, halving = _asked(request, reported), None
     if request.halving is not None:
         halving = replace(request.halving, metric=question.metric, goal=question.goal, over=question.over)
-        _check_halving(halving, space, runs, reported)
+        _check_halving(halving, space, runs)
         runs = [run._replace(rungs=rules.rung_steps(halving, run.num_steps)) for run in runs]
     return Prepared(runs, names, reported, question, configurations(space, question.over), halving)
 
@@ -167,14 +167,10 @@ def _groups(space: Space, data: Any) -> list[tuple[dict[str, Any], tuple[int, ..
     return split
 
 
-def _check_halving(halving: Halving, space: Space, runs: list[Run], reported: Reported):
+def _check_halving(halving: Halving, space: Space, runs: list[Run]):
     checks.require("steps" not in space.axes, "halving", "come with one number of steps", checks.Described("an axis of steps"),
                    "Members are compared after equally many steps: pass steps=... instead.")  # fmt: skip
     rules.rung_steps(halving, runs[0].num_steps)
-    every, is_of_steps = runs[0].ledger.every, halving.metric not in reported.evaluation_columns.values()
-    checks.require(not is_of_steps or every == 1 or 20 * every <= halving.min_steps, "history_every",
-                   "be at most a twentieth of halving.min_steps, as members are ranked by the losses that are kept", every,
-                   "Keep every step: history_every=1.")  # fmt: skip
 
 
 def _check_reads(space: Space, runs: list[Run]):

@@ -192,9 +192,6 @@ CASES = {
     "a halving by validation data that are none": (
         lambda: sweep(halving=gk.Halving(min_steps=2, metric="validation_loss")), ValueError,
         "`halving.metric` must be 'loss' without validation data, got 'validation_loss'. Pass validation="),
-    "a halving by losses that are not kept": (
-        lambda: sweep(steps=500, history_every=6, halving=gk.Halving(min_steps=100)), ValueError,
-        "`history_every` must be at most a twentieth of halving.min_steps, .*, got 6. Keep every step"),
     "an unknown order": (lambda: sweep(order="sorted"), ValueError, "`order` must be one of shared, per_seed, got 'sorted'"),
     "an iterator for two programs": (
         lambda: sweep(lambda h: gk.descent(net_loss, init_net, {"a": optax.sgd, "b": optax.adam}[h.kind](0.1)),

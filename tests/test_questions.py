@@ -40,7 +40,7 @@ def test_a_metric_must_be_reported():
     questions.check_metric("metric", "held_out_loss", told(("held_out_loss",)))
     with pytest.raises(ValueError, match="must be 'loss' or 'held_out_loss' without validation data, got 'validation_loss'"):
         questions.check_metric("metric", "validation_loss", told(("held_out_loss",)))
-    with pytest.raises(ValueError, match="`metric` must be reported by all programs of the sweep, got 'norm'"):
+    with pytest.raises(ValueError, match="`metric` must be a real number that all programs of the sweep report, got"):
         questions.check_metric("metric", "norm", told(("norm",), of_all=()))
     with pytest.raises(TypeError, match="`metric` must be a name, got 3"):
         questions.check_metric("metric", 3, told())

@@ -206,12 +206,16 @@ def evaluate(chunk: Chunk, only: np.ndarray | None = None):
     ledger = chunk.run.ledger
     program = segment.compiled(chunk.run.program)
     metrics = program.evaluate(chunk.lanes, chunk.state, chunk.growths, chunk.run.validation)
-    metrics = {name: np.asarray(values, float) for name, values in metrics.items()}
+    metrics = {name: np.asarray(values) for name, values in metrics.items()}
     for lane in np.flatnonzero(~chunk.is_padding if only is None else only).tolist():
         member = chunk.members[lane]
         entries, step = ledger.evaluations[member], int(ledger.steps[member])
         if not entries or entries[-1][0] != step:
-            entries.append((step, {name: float(values[lane]) for name, values in metrics.items()}))
+            entries.append((step, {name: _number(values[lane]) for name, values in metrics.items()}))
+
+
+def _number(value: Any) -> float | complex:
+    return complex(value) if np.iscomplexobj(value) else float(value)
 
 
 def retire(chunk: Chunk, leaving: np.ndarray, tally: Tally):

@@ -42,6 +42,9 @@ class Ledger:
         infos: ``Info`` of arrays (rows, m): every ``every``-th step; NaN for steps not made. ``None`` before
             :func:`open_histories`.
         every: Steps from one row to the next.
+        tail: Where ``every`` is more than one, the last twentieth of the steps made, and more, each step: a ring of arrays
+            (rows, m), in which step t stands in row ``t % rows``. Else ``None``.
+        lowest: The lowest finite loss of any step; infinite if there was none. Shape (m,).
         evaluations: Per member, ``(steps made, {name: value})`` in order.
         params: Per member, what its descent returns; ``None`` until it is at rest.
         state: Per member, its final state, if kept.
@@ -57,6 +60,8 @@ class Ledger:
     end_loss: np.ndarray
     infos: Info | None
     every: int
+    tail: Info | None
+    lowest: np.ndarray
     evaluations: list[list[tuple[int, dict[str, float]]]]
     params: list[Any]
     state: list[Any]
@@ -64,7 +69,7 @@ class Ledger:
     notes: list[str]
 
     def write(self, infos: Info, start: int, members: np.ndarray):
-        """Enter the infos ``[t, lanes]`` of the steps from ``start`` on."""
+        """Enter the infos ``[t, lanes]`` of the steps from ``start`` on, of members whose steps made are known."""
         first = -start % self.every
         row = (start + first) // self.every
 
@@ -73,6 +78,11 @@ class Ledger:
             history[row : row + len(kept), members] = kept
 
         jax.tree.map(enter, self.infos, infos)
+        losses = infos.loss.astype(float)
+        lowest = np.where(np.isfinite(losses), losses, np.inf).min(0, initial=np.inf)
+        self.lowest[members] = np.minimum(self.lowest[members], lowest)
+        if self.tail is not None:
+            self._write_tail(infos, start, members)
 
     def cut(self, member: int, made: int):
         """Blank what a member recorded after its first bad step, whose own loss stays to be seen."""
@@ -81,30 +91,87 @@ class Ledger:
             history[made // self.every + 1 :, member] = np.nan
 
         jax.tree.map(blank, self.infos)
+        if self.tail is not None:  # its last steps have displaced those that count: the history has what is left
+            jax.tree.map(lambda tail: tail[:, member].fill(np.nan), self.tail)
+        losses = self.infos.loss[:, member].astype(float)
+        self.lowest[member] = losses[np.isfinite(losses)].min(initial=np.inf)
 
-    def recent(self, members: np.ndarray, name: str = "loss") -> np.ndarray:
-        """The mean over the last twentieth of the steps made, per member, of the loss or of another thing that steps report.
+    def _write_tail(self, infos: Info, start: int, members: np.ndarray):
+        """What lanes did after a step that failed must not displace what they did before."""
+        num_rows, made = len(self.tail.loss), self.steps[members]
+        steps = start + np.arange(len(infos.loss))
+        is_wanted = (steps[:, None] <= made[None, :]) & (steps[:, None] > made[None, :] - num_rows)
+        row, lane = np.nonzero(is_wanted)
 
-        All members have made equally many.
+        def enter(tail, leaf):
+            tail[steps[row] % num_rows, members[lane]] = leaf[row, lane]
+
+        jax.tree.map(enter, self.tail, infos)
+
+    def last_rows(self, member: int) -> Info:
+        """What a member did in the last twentieth of its steps, and more, in order; also in the one that failed."""
+        if self.tail is None:
+            return jax.tree.map(lambda history: history[:, member], self.infos)
+        num_rows, made = len(self.tail.loss), int(self.steps[member])
+        has_failed = self.bad_leaf[member] is not None
+        rows = np.arange(max(made + 1 - num_rows, 0), made + has_failed) % num_rows
+        return jax.tree.map(lambda tail: tail[rows, member], self.tail)
+
+    def recent(self, members: np.ndarray, name: str = "loss", *, is_whole: bool = False) -> np.ndarray:
+        """What the loss, or another thing that steps report, came to, per member; see :func:`ending`.
+
+        All members have made equally many steps.
         """
-        values = self.infos.loss if name == "loss" else self.infos.metrics[name]
-        rows = -(-int(self.steps[members[0]]) // self.every)
-        return values[rows - max(rows // 20, 1) : rows, members].astype(float).mean(0)
+        history, steps = _named(self.infos, name), int(self.steps[members[0]])
+        last = np.arange(steps - last_twentieth(steps), steps)
+        tail = history if self.tail is None else _named(self.tail, name)
+        window = tail[last[:, None] % len(tail), members[None, :]]
+        return ending(history[: -(-steps // self.every), members], window, name, is_whole=is_whole)
 
-    def lowest(self, members: np.ndarray) -> np.ndarray:
-        """The lowest loss so far, per member. All have made equally many steps."""
-        rows = -(-int(self.steps[members[0]]) // self.every)
-        return self.infos.loss[:rows, members].astype(float).min(0)
+
+def _named(infos: Info, name: str) -> np.ndarray:
+    return infos.loss if name == "loss" else infos.metrics[name]
+
+
+def last_twentieth(steps: int) -> int:
+    """How many of the last steps tell where a member stands: one batch alone is noise."""
+    return max(steps // 20, 1)
+
+
+def ending(rows: np.ndarray, window: np.ndarray, name: str, *, is_whole: bool) -> Any:
+    """What a thing came to: the mean over a window of the last steps; of a count the last.
+
+    A mean of counts says nothing; counts are ``skipped_in_a_row``, and whole numbers that never fall.
+
+    Args:
+        rows: Its values over the whole run, shape (t, ...).
+        window: Those of the last steps, shape (w, ...).
+        name: What it is called.
+        is_whole: Whether it is a whole number by type.
+    """
+    mean = wide(window).mean(0)
+    if name == "skipped_in_a_row":
+        return wide(window)[-1]
+    if not is_whole:
+        return mean
+    return np.where((np.diff(rows, axis=0) < 0).any(0), mean, window[-1])
+
+
+def wide(values: np.ndarray) -> np.ndarray:
+    """In double precision: means of bfloat16, say, would be rounded to three digits."""
+    return values.astype(complex if values.dtype.kind == "c" else float)
 
 
 def open_histories(ledger: Ledger, info: Info, num_steps: int):
     """Make room for so many steps, right before a run. ``info``: shapes of what a step reports."""
 
-    def history(leaf):
-        shape = (-(-num_steps // ledger.every), len(ledger.status))
-        return np.full(shape, np.nan, leaf.dtype if trees.is_inexact(leaf) else float)
+    def history(num_rows):
+        shape = (num_rows, len(ledger.status))
+        return lambda leaf: np.full(shape, np.nan, leaf.dtype if trees.is_inexact(leaf) else float)
 
-    ledger.infos = jax.tree.map(history, info)
+    ledger.infos = jax.tree.map(history(-(-num_steps // ledger.every)), info)
+    if ledger.every > 1:  # one row more than the longest window, for the step that fails
+        ledger.tail = jax.tree.map(history(last_twentieth(num_steps) + 1), info)
 
 
 def blank(num_members: int, every: int) -> Ledger:
@@ -118,6 +185,8 @@ def blank(num_members: int, every: int) -> Ledger:
         end_loss=np.full(num_members, np.nan),
         infos=None,
         every=every,
+        tail=None,
+        lowest=np.full(num_members, np.inf),
         evaluations=[[] for _ in range(num_members)],
         params=[None] * num_members,
         state=[None] * num_members,

@@ -45,10 +45,23 @@ def reported(outlines: Sequence[Outline]) -> Reported:
     """What the members of several programs report, by name."""
     told = Reported(_union(each.info.metrics for each in outlines), _union(each.metrics for each in outlines))
     columns = [
-        {told.step_columns[name] for name in each.info.metrics} | {told.evaluation_columns[name] for name in each.metrics}
+        {told.step_columns[name] for name, leaf in each.info.metrics.items() if _is_real(leaf)}
+        | {told.evaluation_columns[name] for name, leaf in each.metrics.items() if _is_real(leaf)}
         for each in outlines
     ]
-    return told._replace(of_all=frozenset(set.intersection(*columns)))
+    whole = {
+        name for name in told.of_steps
+        if all(_is_whole(each.info.metrics[name]) for each in outlines if name in each.info.metrics)
+    }  # fmt: skip
+    return told._replace(whole=frozenset(whole), of_all=frozenset(set.intersection(*columns)))
+
+
+def _is_real(leaf) -> bool:
+    return not jnp.issubdtype(leaf.dtype, jnp.complexfloating)
+
+
+def _is_whole(leaf) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.integer)
 
 
 def _union(parts: Iterable[dict[str, Any]]) -> tuple[str, ...]:
@@ -99,6 +112,8 @@ def _outline(program, leaves, structure, _settings) -> Outline:
         named = {} if program.evaluate is None else program.evaluate(params, validation)
         checks.require(isinstance(named, dict), "evaluate", "return a dict of named scalars", named,
                        "Return {'accuracy': value}.", error=TypeError)  # fmt: skip
+        numbered = [name for name in named if not isinstance(name, str)]
+        checks.require(not numbered, "evaluate", "return a dict of named scalars", named, "Its keys are names.", error=TypeError)
         checks.require("validation_loss" not in named, "evaluate", "bring only names that the results do not use themselves",
                        checks.Described("validation_loss"), "Rename it.")  # fmt: skip
         return {"validation_loss": make(lane).loss(params, validation), **named}
@@ -176,16 +191,21 @@ def _check_step(state, new_state, info):
                        f"stay {_describe(old)}", checks.Described(_describe(new)), remedy, error=TypeError)  # fmt: skip
     scalars = {"loss": info.loss} | {f"metrics.{name}": leaf for name, leaf in info.metrics.items()}
     for name, leaf in scalars.items():
-        checks.require(leaf.shape == (), f"Info.{name}", "be a scalar", checks.Described(_describe(leaf)),
-                       "Take the mean over the examples.", error=TypeError)  # fmt: skip
+        _check_number(f"Info.{name}", leaf)
 
 
 def _check_metrics(named):
     for name, leaf in named.items():
         what = "the loss in evaluation mode" if name == "validation_loss" else f"evaluate[{name!r}]"
-        is_scalar = getattr(leaf, "shape", None) == ()
-        described = checks.Described(_describe(leaf)) if hasattr(leaf, "shape") else leaf
-        checks.require(is_scalar, what, "be a scalar", described, "Take the mean over the examples.", error=TypeError)
+        _check_number(what, leaf)
+
+
+def _check_number(what: str, leaf: Any):
+    is_scalar = getattr(leaf, "shape", None) == ()
+    is_number = is_scalar and (jnp.issubdtype(leaf.dtype, jnp.number) or leaf.dtype == bool)
+    given = checks.Described(_describe(leaf)) if hasattr(leaf, "shape") else leaf
+    remedy = "Take the mean over the examples."
+    checks.require(is_number, what, "be a scalar", given, remedy, error=TypeError)
 
 
 def _describe(leaf) -> str:

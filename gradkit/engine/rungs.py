@@ -117,9 +117,10 @@ def _metric(ledger: Ledger, members: np.ndarray, metric: str, reported: Reported
         if column == metric:
             return [ledger.evaluations[member][-1][1][name] for member in members]
     if metric == BEST_LOSS:
-        return ledger.lowest(members)
+        return ledger.lowest[members]
     names = {column: name for name, column in reported.step_columns.items()}
-    return ledger.recent(members, names.get(metric, "loss"))
+    name = names.get(metric, "loss")
+    return ledger.recent(members, name, is_whole=name in reported.whole)
 
 
 def _leave(groups, verdict: rules.Verdict, rung: int, tally: Tally):

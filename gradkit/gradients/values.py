@@ -122,7 +122,7 @@ def _require_metrics(metrics):
     for name, value in metrics.items():
         is_scalar = isinstance(value, (int, float)) or getattr(value, "shape", None) == ()
         require(is_scalar, f"metrics[{name!r}]", "be a scalar", _described(value),
-                "Take the mean; curves and images belong into `evaluate`.", error=TypeError)  # fmt: skip
+                "Take the mean; compute what is no scalar after the run.", error=TypeError)  # fmt: skip
 
 
 def _require_alike(vector, params):

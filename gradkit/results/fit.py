@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradkit.contracts import Status
-from gradkit.engine.ledger import Ledger
+from gradkit.engine.ledger import Ledger, last_twentieth
 from gradkit.transforms.skips import NO_LOSS_YET
 
 
@@ -24,6 +24,8 @@ class Fit:
         history: ``{"loss": array (steps,), ...}``: what each step reported, NaN for steps not made. The loss of a step is that of
             the parameters before its update, on its batch.
         every: Steps from one row of the history to the next.
+        tail: Likewise of the last twentieth of the steps made, and more, each step; where ``every`` is one, the history itself.
+        lowest_loss: Of any step; NaN if none was finite.
         evaluations: ``{"step": ..., "validation_loss": ..., ...}``: arrays over the evaluations, after so many steps.
         metrics: The last evaluation, ``{name: float}``.
         status: How the member ended.
@@ -48,6 +50,8 @@ class Fit:
     bad_leaf: str | None
     seconds: float
     every: int = 1
+    tail: dict[str, np.ndarray] = field(default_factory=dict)
+    lowest_loss: float = np.nan
     rung: int = 0
     start_loss: float = np.nan
     end_loss: float = np.nan
@@ -56,6 +60,14 @@ class Fit:
     def curve(self) -> np.ndarray:
         """The loss of each step recorded; NaN where there was none: not made, or left out by a guard before the first."""
         return _without_stand_ins(self.history["loss"], self.history["loss"].dtype)
+
+    @property
+    def last_losses(self) -> np.ndarray:
+        """The finite losses of the last twentieth of the steps made, of all of them even if the history has gaps."""
+        losses = _without_stand_ins(self.tail["loss"], self.tail["loss"].dtype)
+        losses = losses[np.isfinite(losses)]
+        num_steps = len(losses) if self.every == 1 else self.steps
+        return losses[-last_twentieth(num_steps) :] if len(losses) else self.losses[-1:]
 
     @property
     def losses(self) -> np.ndarray:
@@ -84,8 +96,9 @@ def _without_stand_ins(losses: Any, dtype: Any) -> np.ndarray:
 
 def from_ledger(ledger: Ledger, member: int, seconds: float) -> Fit:
     """The result of one member: views of the ledger's arrays."""
-    history = {"loss": ledger.infos.loss[:, member]}
-    history |= {name: values[:, member] for name, values in ledger.infos.metrics.items()}
+    rows, last_rows = jax.tree.map(lambda values: values[:, member], ledger.infos), ledger.last_rows(member)
+    history = {"loss": rows.loss, **rows.metrics}
+    lowest = _without_stand_ins([ledger.lowest[member]], ledger.infos.loss.dtype)[0]
     entries = ledger.evaluations[member]
     names = entries[0][1] if entries else ()
     evaluations = {"step": np.array([step for step, _ in entries], int)}
@@ -102,6 +115,8 @@ def from_ledger(ledger: Ledger, member: int, seconds: float) -> Fit:
         bad_leaf=ledger.bad_leaf[member],
         seconds=seconds,
         every=ledger.every,
+        tail=history if ledger.every == 1 else {"loss": last_rows.loss, **last_rows.metrics},
+        lowest_loss=float(lowest) if np.isfinite(lowest) else np.nan,
         rung=int(ledger.rung[member]),
         start_loss=float(ends[0]),
         end_loss=float(ends[1]),

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from gradkit.engine.ledger import ending, last_twentieth, wide
 from gradkit.questions import Reported
 from gradkit.results.fit import Fit
 
@@ -18,46 +19,40 @@ def names(reported: Reported) -> list[str]:
 
 def metrics_of(fit: Fit, reported: Reported) -> dict[str, Any]:
     """What a member reported, at its end and at its start; NaN for what was never taken."""
-    losses = fit.losses if len(fit.losses) else np.array([np.nan])
-    is_made = np.isfinite(fit.history["loss"].astype(float))
-    evaluated, of_steps = reported.evaluation_columns, reported.step_columns
-    rows = {name: _wide(values[is_made]) for name, values in fit.history.items() if is_made.any()}
-    told = {column: rows[name] for name, column in of_steps.items() if name in rows}
-    taken = {column: fit.evaluations[name] for name, column in evaluated.items() if name in fit.evaluations}
-    starts = {name: values[0] for name, values in (taken | told).items()}
+    losses, last_losses = fit.losses, fit.last_losses
+    told = {column: _ending(fit, name, is_whole=name in reported.whole) for name, column in reported.step_columns.items()}
+    starts = {column: _first(fit, name) for name, column in reported.step_columns.items()}
+    for name, column in reported.evaluation_columns.items():
+        values = fit.evaluations.get(name, ())
+        starts[column] = values[0] if len(values) else np.nan
     return {
-        "initial_loss": losses[0],
-        "final_loss": _at_the_end(losses),
-        "best_loss": losses.min(),
-        **{column: fit.metrics.get(name, np.nan) for name, column in evaluated.items()},
-        **{column: _ending(name, told.get(column)) for name, column in of_steps.items()},
-        **{f"initial_{column}": starts.get(column, np.nan) for column in reported.columns},
+        "initial_loss": losses[0] if len(losses) else np.nan,
+        "final_loss": last_losses.mean() if len(last_losses) else np.nan,
+        "best_loss": fit.lowest_loss,
+        **{column: fit.metrics.get(name, np.nan) for name, column in reported.evaluation_columns.items()},
+        **told,
+        **{f"initial_{column}": starts[column] for column in reported.columns},
     }
 
 
-def _wide(values: np.ndarray) -> np.ndarray:
-    """The values in double precision: means of bfloat16, say, would be rounded to three digits."""
-    return values.astype(complex if values.dtype.kind == "c" else float)
+def _made(rows: dict[str, np.ndarray], name: str) -> np.ndarray:
+    """The values of the steps made: those that saw a finite loss. Empty if the member's program reports no such thing."""
+    return rows[name][np.isfinite(rows["loss"].astype(float))] if name in rows else np.empty(0)
 
 
-def _ending(name: str, values: np.ndarray | None) -> Any:
-    """What a thing that steps report came to: of a count the last, else the mean over the last twentieth."""
-    if values is None:
+def _first(fit: Fit, name: str) -> Any:
+    values = _made(fit.history, name)
+    return wide(values[:1])[0] if len(values) else np.nan
+
+
+def _ending(fit: Fit, name: str, *, is_whole: bool) -> Any:
+    """What a thing that steps report came to."""
+    values = _made(fit.tail, name)
+    if not len(values):
         return np.nan
-    return values[-1] if _is_count(name, values) else _at_the_end(values)
-
-
-def _at_the_end(values: np.ndarray) -> Any:
-    """The mean over the last twentieth."""
-    return values[-max(len(values) // 20, 1) :].mean()
-
-
-def _is_count(name: str, values: np.ndarray) -> bool:
-    """Whether values add up by themselves, so that a mean of them says nothing."""
-    if values.dtype.kind == "c":
-        return False
-    is_whole = (values == np.floor(values)).all()
-    return name == "skipped_in_a_row" or bool(is_whole and (values[1:] >= values[:-1]).all())
+    num_steps = len(values) if fit.every == 1 else fit.steps
+    window = values[-last_twentieth(num_steps) :]
+    return ending(_made(fit.history, name), window, name, is_whole=is_whole).item()
 
 
 def readable(value: Any) -> Any:

@@ -145,7 +145,8 @@ class Sweep:
     def best(self, metric: str | None = None, goal: str | None = None, over: Any = AS_ASKED) -> Best:
         """The best configuration by the mean of a metric over an axis; a diverged member never wins.
 
-        A configuration counts only if all its members finished; where none did, those that finished count.
+        A configuration counts only if all its members finished, with a metric that is finite; where none did, those that did
+        count. Of equals the first in the space wins.
 
         Args:
             metric: A column of the table. Default: that of the sweep's question, and so for the others.
@@ -159,9 +160,13 @@ class Sweep:
         question = self._asked(table, metric, goal, over)
         metric, goal, over = question.metric, question.goal, question.over
         scores = (1 if goal == "min" else -1) * table[metric].to_numpy()
-        is_sound = np.array([fit.status in WHOLE for fit in self.fits]) & np.isfinite(scores)
-        checks.require(is_sound.any(), "sweep", "have a member that finished", checks.Described(self._counts()),
-                       self._remedy())  # fmt: skip
+        is_whole = np.array([fit.status in WHOLE for fit in self.fits])
+        is_sound = is_whole & np.isfinite(scores)
+        given = checks.Described(self._counts())
+        checks.require(is_whole.any(), "sweep", "have a member that finished", given, self._remedy())
+        given = checks.Described(f"{metric} that is NaN or infinite in all {is_whole.sum()}")
+        remedy = "Look at what reports it, or ask by another metric."
+        checks.require(is_sound.any(), "metric", "be finite in a member that finished", given, remedy)
 
         def rank(members):
             sound = [member for member in members if is_sound[member]]
@@ -207,8 +212,9 @@ class Sweep:
         table = self.table()
         question = self._asked(table, metric, goal, over)
         best = self.best(question.metric, question.goal, question.over)
+        others = [name for name in self.reported.columns if name in self._metrics(table)]
         return summaries.summarize(
-            table, [*self.hyper[0]], self.configurations(question.over), best, question=question, others=self.reported.columns,
+            table, [*self.hyper[0]], self.configurations(question.over), best, question=question, others=others,
             seconds=self.seconds, notes=self.notes,
         )  # fmt: skip
 
@@ -251,12 +257,15 @@ class Sweep:
         return ", ".join(f"{names.count(name)} {name.lower()}" for name in dict.fromkeys(names))
 
     def __repr__(self) -> str:
-        if any(fit.status in WHOLE for fit in self.fits):
+        is_whole = [fit.status in WHOLE for fit in self.fits]
+        if any(np.isfinite(self.table()[self.metric].to_numpy()[is_whole])):
             return str(self.summary())
+        head = f"Sweep of {len(self)} members in {self.seconds:.1f} s: {self._counts()}"
+        if any(is_whole):
+            return f"{head}; in none of those that finished is {self.metric} finite"
         first = min(range(len(self)), key=lambda member: self.fits[member].steps)
         return (
-            f"Sweep of {len(self)} members in {self.seconds:.1f} s: {self._counts()}; none finished. First to stop: member "
-            f"{first}, {self.hyper[first]}: {self.fits[first]!r}. {self._remedy()}"
+            f"{head}; none finished. First to stop: member {first}, {self.hyper[first]}: {self.fits[first]!r}. {self._remedy()}"
         )
 
 
