@@ -10,7 +10,7 @@ from typing import Any
 from gradkit import checks
 from gradkit.contracts import Descent
 from gradkit.data import source
-from gradkit.engine import compilation
+from gradkit.engine import compilation, programs
 from gradkit.engine import group as groups
 from gradkit.engine import outline as outlines
 from gradkit.engine.interrupts import listening
@@ -76,6 +76,7 @@ def fit(
     validation = groups.check_evaluation(validation, evaluate, evaluate_every)
     given = groups.Settings(key, validation, evaluate, evaluate_every, history_every, keeps_state=True)
     with compilation.persistent():
+        programs.begin()
         run = groups.prepare(groups.Fixed(descent), {}, [{}], [0], feed, [steps], given)
         groups.check_names(outlines.reported([run.outline]), [])
         tally = Tally(1, steps)

@@ -16,7 +16,7 @@ from gradkit.data import source
 from gradkit.engine import group as groups
 from gradkit.engine import halving as rules
 from gradkit.engine import outline as outlines
-from gradkit.engine import planner
+from gradkit.engine import planner, programs
 from gradkit.engine.halving import Configuration, Halving
 from gradkit.engine.plan import Plan
 from gradkit.engine.runs import Run
@@ -32,7 +32,7 @@ ENGINE_AXES = ("steps", "batch_size", "seed")  # read by the engine, whether or 
 class Request:
     """The arguments of :func:`gradkit.sweep`, all but ``progress``, as they were given; the rule of each beside it."""
 
-    make: Any  # a function Hyper -> Descent, with a hash: programs are kept by it
+    make: Any  # a function Hyper -> Descent
     data: Any  # what gradkit.data.source takes
     space: Any  # a Space
     steps: Any  # a whole number of at least 1, unless it is an axis
@@ -77,6 +77,7 @@ def prepare(request: Request) -> Prepared:
         TypeError, ValueError: If the arguments do not fit together.
     """
     _check_arguments(request)
+    programs.begin()
     space, data, batch_size = request.space, request.data, request.batch_size
     every = checks.whole_number("history_every", request.history_every, at_least=1, remedy="1 keeps every step.")
     validation = groups.check_evaluation(request.validation, request.evaluate, request.evaluate_every)
@@ -138,8 +139,6 @@ def _check_arguments(request: Request):
     checks.require(callable(make), "make", "be a function Hyper -> Descent", make,
                    "Write make = lambda h: gk.descent(loss_fn, params, optax.adam(h.learning_rate)).",
                    error=TypeError)  # fmt: skip
-    checks.require(getattr(make, "__hash__", None) is not None, "make", "be hashable, as its programs are kept by it", make,
-                   "Use a function, or a frozen dataclass.", error=TypeError)  # fmt: skip
     checks.require(isinstance(space, Space), "space", "be a Space", space,
                    "Make one with gk.grid(...), gk.zipped(...) or gk.sample(...).", error=TypeError)  # fmt: skip
     checks.require(plan is None or isinstance(plan, Plan), "plan", "be a Plan", plan, "Write gk.Plan(width=4).", error=TypeError)

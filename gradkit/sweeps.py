@@ -45,8 +45,9 @@ def sweep(
     """Run a descent for every member of a space, many at once in one compiled program.
 
     Numeric axes are traced: a second sweep with other values, equal shapes and the same ``make`` compiles nothing. Programs are
-    kept by ``make`` itself: if you change a function that it calls, define ``make`` anew as well. ``static`` axes, strings,
-    callables and ``batch_size`` split the sweep into groups, one program each; members that differ in ``steps`` share one.
+    kept by what ``make`` reads, its own code and that of your functions, globals and objects it reaches: an edit there makes a
+    new program; code of installed packages is taken not to change. ``static`` axes, strings, callables and ``batch_size`` split
+    the sweep into groups, one program each; members that differ in ``steps`` share one. See :mod:`gradkit.engine.programs`.
 
     Args:
         make: ``Hyper -> Descent``; called while tracing. The hyper-parameters are attributes: ``h.learning_rate``.

@@ -1,7 +1,5 @@
 """Whatever is wrong is said before a run, by argument, rule, value and remedy; no program of the run is compiled."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,16 +47,6 @@ def with_bad(array, value=np.nan):
     return bad
 
 
-@dataclasses.dataclass
-class Unhashable:
-    """A callable without a hash, as a plain dataclass is."""
-
-    rate: float = 0.1
-
-    def __call__(self, h):
-        return gk.descent(net_loss, init_net, optax.sgd(self.rate * h.learning_rate))
-
-
 CASES = {
     "an unknown hyper-parameter": (
         lambda: sweep(lambda h: gk.descent(net_loss, init_net, optax.sgd(h.lr))), AttributeError,
@@ -97,8 +85,6 @@ CASES = {
     "complex parameters": (
         lambda: fit(lambda p, b: jnp.sum(jnp.abs(p) ** 2), jnp.zeros(2, jnp.complex64)), TypeError,
         "`params` must be floating.*two real ones"),
-    "a make that cannot be told from others": (
-        lambda: sweep(Unhashable()), TypeError, "`make` must be hashable"),
     "steps twice": (
         lambda: sweep(space=gk.grid(learning_rate=[0.1], steps=[5, 10])), ValueError,
         "`steps` must be an argument or an axis, not both, got 5"),

@@ -134,7 +134,7 @@ def test_a_plan_is_settled_for_members_and_machine():
 
 
 def test_equal_static_values_share_a_program_and_unhashable_ones_are_told_apart():
-    from gradkit.engine.segment import Static
+    from gradkit.engine.programs import Static
 
     shapes = [8, 8]
     assert Static({"layers": (8, 8)}) == Static({"layers": (8, 8)})

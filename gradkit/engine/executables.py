@@ -7,7 +7,6 @@ Two calls at a time of the same executable slow each other down on a CPU: 7 % on
 from __future__ import annotations
 
 import contextlib
-import functools
 import itertools
 import math
 import threading
@@ -19,7 +18,7 @@ import jax
 
 from gradkit.engine import chunk as chunks
 from gradkit.engine.chunk import Chunk
-from gradkit.engine.segment import PROGRAMS_KEPT, Program
+from gradkit.engine.programs import Program
 
 COPY_PAYS = 10  # a run that has lasted so many compilations of its program compiles copies of it
 
@@ -80,10 +79,9 @@ class Executables:
         self._ready.add(key)
 
 
-@functools.lru_cache(maxsize=PROGRAMS_KEPT)
 def _seconds(program: Program, device: jax.Device | None) -> dict[int, float]:
     """What compiling each copy took, the longest time of all runs in this process: a short run makes no copies of its own."""
-    return {}
+    return program.kept.once(("seconds", program.split, program.width, program.mesh, device), dict)
 
 
 def _key(chunk: Chunk) -> tuple:

@@ -21,7 +21,7 @@ from gradkit.contracts import Descent, Hyper, Source, Status
 from gradkit.data import check_arrays
 from gradkit.engine import chunk as chunks
 from gradkit.engine import ledger as ledgers
-from gradkit.engine import moves, rungs, runner, segment
+from gradkit.engine import moves, programs, rungs, runner, segment
 from gradkit.engine import outline as outlines
 from gradkit.engine import plan as plans
 from gradkit.engine.chunk import Chunk
@@ -31,7 +31,6 @@ from gradkit.engine.plan import Plan
 from gradkit.engine.progress import Tally
 from gradkit.engine.rungs import Rung
 from gradkit.engine.runs import Members, Pace, Run, capacity, shared_tickets
-from gradkit.engine.segment import Program, Static
 from gradkit.questions import VALIDATION_LOSS, Reported
 
 COLUMNS = {
@@ -80,15 +79,17 @@ def prepare(
     """
     names = list(members[0])
     hyper = {name: _as_axis([member[name] for member in members]) for name in names}
-    program = Program(make, Static(static), source.batch, source.is_ordered, given.evaluate, width=1, mesh=None)
+    split = {name: static[name] for name in SPLITTING if name in static}
+    own_static = {name: value for name, value in static.items() if name not in split}
+    program = programs.program(make, own_static, split, source.batch, given.evaluate, is_ordered=source.is_ordered)
     lane = segment.Lanes({name: values[0] for name, values in hyper.items()}, _shape_of_key(given.key))
     outline = outlines.outline(program, lane, source.example(), source.start, given.validation)
-    needed = {name: value for name, value in static.items() if name not in SPLITTING or name in outline.reads}
+    needed = {name: value for name, value in split.items() if name in outline.reads}
     own = Members(np.asarray(positions), hyper, [member.get("seed") for member in members], np.asarray(goals), given.key)
     num_steps = int(max(goals))
     rows = capacity(outline, source, min(len(members), LANES_THOUGHT_OF), num_steps, given.evaluate_every)
     return Run(
-        program._replace(static=Static(needed)), outline, source, given.validation, own,
+        program._replace(split=programs.Static(needed)), outline, source, given.validation, own,
         ledgers.blank(len(members), given.history_every), num_steps, rows,
         shared_tickets(source, rows), given.evaluate_every, Pace(), given.keeps_state,
     )  # fmt: skip

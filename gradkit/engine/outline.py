@@ -7,7 +7,6 @@ batch raises here.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
@@ -19,7 +18,9 @@ from jax.extend.core import ClosedJaxpr
 
 from gradkit import checks, flows, settings, trees
 from gradkit.contracts import Descent, Info
-from gradkit.engine.segment import PROGRAMS_KEPT, Lanes, Program, descent_of
+from gradkit.engine import programs
+from gradkit.engine.programs import Program
+from gradkit.engine.segment import Lanes, descent_of
 from gradkit.questions import Reported
 
 ADDRESS = re.compile(r"0x[0-9a-f]+")
@@ -81,16 +82,24 @@ def outline(program: Program, lane: Lanes, batch: Any, data: Any, validation: An
     """
     shapes = jax.tree.map(_shape, (lane, batch, data, validation))
     leaves, structure = jax.tree.flatten(shapes)
-    return _outline(program, tuple(leaves), structure, settings.current())
+    key = ("outline", program.split, tuple(leaves), structure, settings.current())
+    return programs.recall(program).kept.once(key, lambda: _outline(program, leaves, structure))
 
 
 def _shape(leaf) -> jax.ShapeDtypeStruct:
     return leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf))
 
 
-@functools.lru_cache(maxsize=PROGRAMS_KEPT)
-def _outline(program, leaves, structure, _settings) -> Outline:
-    lane, batch, data, validation = jax.tree.unflatten(structure, leaves)
+def _outline(program: Program, leaves, structure) -> Outline:
+    with programs.tracing(program.kept, program.is_ordered):
+        found, constants = _traced(program, *jax.tree.unflatten(structure, leaves))
+    if constants > programs.LIGHT_BYTES:
+        programs.let_go_with_make(program)
+    return found
+
+
+def _traced(program: Program, lane, batch, data, validation) -> tuple[Outline, int]:
+    """The outline, and the bytes of the constants in the programs."""
     reads: set[str] = set()
 
     def make(lane):
@@ -109,7 +118,7 @@ def _outline(program, leaves, structure, _settings) -> Outline:
         return make(lane).params(state, growths)
 
     def metrics(params, lane, validation):
-        named = {} if program.evaluate is None else program.evaluate(params, validation)
+        named = {} if program.traced.evaluate is None else program.traced.evaluate(params, validation)
         checks.require(isinstance(named, dict), "evaluate", "return a dict of named scalars", named,
                        "Return {'accuracy': value}.", error=TypeError)  # fmt: skip
         numbered = [name for name in named if not isinstance(name, str)]
@@ -139,7 +148,10 @@ def _outline(program, leaves, structure, _settings) -> Outline:
     _check_metrics(named)
     is_keyed = _reaches_outputs(first_program, step_program, read_program, state)
     largest = _largest(step_program.jaxpr)
-    return Outline(state, info, growth, named, frozenset(reads), read_by_loss, is_keyed, _digest(step_program), largest)
+    constants = {id(part): part for whole in (first_program, step_program, read_program) for part in _constants(whole)}
+    num_bytes = trees.num_bytes([part for part in constants.values() if hasattr(part, "dtype")])
+    reads = frozenset(reads)
+    return Outline(state, info, growth, named, reads, read_by_loss, is_keyed, _digest(step_program), largest), num_bytes
 
 
 def _read_by(output: str, program: ClosedJaxpr, outputs: dict[str, Any], params, lane: Lanes, validation) -> frozenset[str]:
@@ -165,6 +177,12 @@ def _largest(jaxpr) -> int:
     parts = (part for equation in jaxpr.eqns for value in equation.params.values() for part in jax.tree.leaves(value))
     inner = (part.jaxpr if hasattr(part, "jaxpr") else part for part in parts)
     return max([*own, *(_largest(part) for part in inner if hasattr(part, "eqns"))], default=0)
+
+
+def _constants(program: ClosedJaxpr) -> list[Any]:
+    """The constants in a program and the programs it calls."""
+    parts = (part for equation in program.jaxpr.eqns for value in equation.params.values() for part in jax.tree.leaves(value))
+    return [*program.consts, *(each for part in parts if isinstance(part, ClosedJaxpr) for each in _constants(part))]
 
 
 def _needs_a_value(error: Exception) -> bool:

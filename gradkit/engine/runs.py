@@ -15,7 +15,8 @@ from gradkit import keys, trees
 from gradkit.contracts import Source
 from gradkit.engine.ledger import Ledger
 from gradkit.engine.outline import Outline
-from gradkit.engine.segment import Blocks, Lanes, Program
+from gradkit.engine.programs import Program
+from gradkit.engine.segment import Blocks, Lanes
 
 DISPATCH_SECONDS = 1.0  # a segment lasts about this long: progress and Ctrl-C stay live
 FIRST_STEPS = 16  # of the first segment, before it is known how long a step takes

@@ -14,56 +14,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from gradkit import settings, trees
 from gradkit.contracts import Descent, Hyper
-
-PROGRAMS_KEPT = 16
-
-
-class Program(NamedTuple):
-    """What the compiled code depends on besides shapes. Hashable, and equal for equal parts.
-
-    Attributes:
-        make: ``Hyper -> Descent``, called inside the traced program.
-        static: The hyper-parameters that are Python objects, as a ``Static``.
-        batch: ``(resident, ticket) -> batch`` of the source.
-        is_ordered: Whether each lane has its own tickets.
-        evaluate: ``(params, batch) -> {name: scalar}`` or ``None``.
-        width: Lanes per device.
-        mesh: The devices a chunk spans, or ``None`` for one.
-    """
-
-    make: Callable[[Hyper], Descent]
-    static: Static
-    batch: Callable[[Any, Any], Any]
-    is_ordered: bool
-    evaluate: Callable | None
-    width: int
-    mesh: Mesh | None
-
-
-class Static:
-    """Static hyper-parameters as a part of a program's key: equal if the values are equal, by identity if they have no hash."""
-
-    def __init__(self, values: dict[str, Any]):
-        self.values = dict(values)
-        self._key = tuple((name, type(value), _hashable(value), repr(value)) for name, value in self.values.items())
-
-    def __eq__(self, other):
-        return isinstance(other, Static) and self._key == other._key
-
-    def __hash__(self):
-        return hash(self._key)
-
-
-def _hashable(value):
-    try:
-        hash(value)
-    except TypeError:
-        return id(value)
-    return value
+from gradkit.engine import programs
+from gradkit.engine.programs import Program
 
 
 class Lanes(NamedTuple):
@@ -82,7 +38,7 @@ class Blocks(NamedTuple):
 
 def descent_of(program: Program, lane: Lanes, on_read=None):
     """The descent of one lane, made inside the traced program."""
-    return program.make(Hyper({**lane.hyper, **program.static.values}, on_read))
+    return program.traced.make(Hyper({**lane.hyper, **program.traced.static, **program.split.values}, on_read))
 
 
 def _begin(program: Program, lanes: Lanes, data, validation):
@@ -103,7 +59,7 @@ def _advance(program: Program, resident, lanes: Lanes, state, blank: Blocks, tic
     """
 
     def step_lane(lane, state, resident, ticket):
-        return descent_of(program, lane).step(state, program.batch(resident, ticket))
+        return descent_of(program, lane).step(state, program.traced.batch(resident, ticket))
 
     def step_lane_shared(lane, state, batch):
         return descent_of(program, lane).step(state, batch)
@@ -113,7 +69,7 @@ def _advance(program: Program, resident, lanes: Lanes, state, blank: Blocks, tic
             return step_lane(lanes, state, resident, ticket)
         if program.is_ordered:
             return jax.vmap(step_lane, (0, 0, None, 0))(lanes, state, resident, ticket)
-        return jax.vmap(step_lane_shared, (0, 0, None))(lanes, state, program.batch(resident, ticket))
+        return jax.vmap(step_lane_shared, (0, 0, None))(lanes, state, program.traced.batch(resident, ticket))
 
     def loop(resident, lanes, state, blank, tickets, first, last):
         if program.width == 1:  # without an axis of one, XLA updates the state in place instead of copying it each step
@@ -142,7 +98,7 @@ def _evaluate(program: Program, lanes: Lanes, state, growths, validation) -> dic
     def evaluate_lane(lane, state, growths, validation):
         descent = descent_of(program, lane)
         params = descent.params(state, growths)
-        named = {} if program.evaluate is None else program.evaluate(params, validation)
+        named = {} if program.traced.evaluate is None else program.traced.evaluate(params, validation)
         return {"validation_loss": descent.loss(params, validation), **named}
 
     mapped = _over_lanes(program, evaluate_lane, (0, 0, 1, None))
@@ -165,7 +121,7 @@ def _explain(program: Program, lanes: Lanes, state, resident, tickets):
     """
 
     def explain_lane(lane, state, resident, ticket):
-        descent, batch = descent_of(program, lane), program.batch(resident, ticket)
+        descent, batch = descent_of(program, lane), program.traced.batch(resident, ticket)
         parts = collections.OrderedDict({"batch": batch, **_parts(descent, state, batch)})
         finite = lambda leaf: jnp.all(jnp.isfinite(leaf)) if trees.is_inexact(leaf) else jnp.asarray(True)  # noqa: E731
         zero = lambda leaf: jnp.all(leaf == 0) if trees.is_inexact(leaf) else jnp.asarray(False)  # noqa: E731
@@ -223,14 +179,15 @@ class Compiled(NamedTuple):
 
 def compiled(program: Program) -> Compiled:
     """The compiled functions of a program under the settings in force; jax itself looks at some of those only once."""
-    return _compiled(program, settings.current())
+    programs.recall(program)
+    key = ("compiled", program.split, program.width, program.mesh, settings.current())
+    return program.kept.once(key, lambda: _compiled(program))
 
 
-@functools.lru_cache(maxsize=PROGRAMS_KEPT)
-def _compiled(program: Program, _settings: tuple) -> Compiled:
-    """Forgetting the oldest also frees what its ``make`` holds on to."""
-    begin, evaluate, read, explain = (jax.jit(functools.partial(fn, program)) for fn in (_begin, _evaluate, _read, _explain))
-    advance = functools.cache(lambda copy: jax.jit(functools.partial(_advance, program)))
+def _compiled(program: Program) -> Compiled:
+    traced = programs.tracer(program)
+    begin, evaluate, read, explain = (jax.jit(traced(function)) for function in (_begin, _evaluate, _read, _explain))
+    advance = functools.cache(lambda copy: jax.jit(traced(_advance)))
     return Compiled(begin, advance, evaluate, read, explain)
 
 

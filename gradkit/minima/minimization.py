@@ -11,6 +11,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from gradkit.checks import Described, is_known, require, whole_number
+from gradkit.engine import programs
 from gradkit.gradients import hvp
 from gradkit.minima.curvatures import curvature, num_directions
 from gradkit.minima.outcomes import Minimum, MinimumStatus
@@ -89,8 +90,9 @@ def minimize(
     for name, value in (("fn", fn), ("optimizer", optimizer)):
         _require_hash(name, value)
     x0 = jax.tree.map(jnp.asarray, x0)
-    _require_outputs(fn, x0, args, residuals)
-    return _minimize(fn, x0, args, tolerance, optimizer, residuals, escape_saddles, max_steps)
+    with programs.keyed(fn, optimizer) as key:
+        _require_outputs(fn, x0, args, residuals)
+        return _minimize(key, x0, args, tolerance, residuals, escape_saddles, max_steps)
 
 
 def _require_hash(name: str, value: Any):
@@ -124,8 +126,9 @@ class _Walk(NamedTuple):
     newton: jax.Array
 
 
-@partial(jax.jit, static_argnums=(0, 4, 5, 6, 7))
-def _minimize(fn, x0, args, tolerance, optimizer, residuals, escape_saddles, max_steps) -> Minimum:
+@partial(jax.jit, static_argnums=(0, 4, 5, 6))
+def _minimize(key, x0, args, tolerance, residuals, escape_saddles, max_steps) -> Minimum:
+    fn, optimizer = key.functions
     flat0, unravel = ravel_pytree(x0)
     eps = jnp.finfo(flat0.dtype).eps
 

@@ -11,8 +11,8 @@ import numpy as np
 from gradkit import checks, questions, settings
 from gradkit.contracts import Status
 from gradkit.engine.plan import Plan
+from gradkit.engine.programs import Static
 from gradkit.engine.rungs import Rung
-from gradkit.engine.segment import Static
 from gradkit.questions import AS_ASKED, Question, Reported
 from gradkit.report import plots, summaries
 from gradkit.results import rows

@@ -1,0 +1,295 @@
+"""How to look into an object: by its type. What :mod:`~gradkit.engine.fingerprints` walks with; a visitor writes tokens down."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import hashlib
+import logging
+import sys
+import threading
+import types
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from gradkit.engine.reads import is_installed, is_library, reads_of
+
+HEAP_TYPE = 1 << 9  # the flag of classes that are written in Python
+EMPTY, MISSING = "<empty>", "<missing>"
+DESCRIPTORS = (
+    types.WrapperDescriptorType, types.MethodDescriptorType, types.ClassMethodDescriptorType, types.GetSetDescriptorType,
+    types.MemberDescriptorType, types.MethodWrapperType,
+)  # fmt: skip
+LOCKS = (type(threading.Lock()), type(threading.RLock()))
+OF_CLASSES = {  # that say nothing of what a class does
+    "__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__annotate_func__", "__annotations_cache__",
+    "__static_attributes__", "__firstlineno__", "__orig_bases__", "__parameters__", "__match_args__", "__abstractmethods__",
+    "_abc_impl", "__slots__", "__dataclass_fields__", "__dataclass_params__",
+}  # fmt: skip
+
+
+class Same:
+    """An object by identity, without keeping it alive where that can be helped; equal to nothing once it is gone."""
+
+    __slots__ = ("_number", "_object")
+
+    def __init__(self, thing: Any):
+        self._number = id(thing)
+        try:
+            self._object = weakref.ref(thing)
+        except TypeError:
+            self._object = lambda: thing
+
+    def __eq__(self, other):
+        if self is other:
+            return True
+        return isinstance(other, Same) and self._number == other._number and self._object() is other._object() is not None
+
+    def __hash__(self):
+        return self._number
+
+
+@functools.lru_cache(maxsize=4096)
+def visitor(kind: type) -> Callable[[Any, Any], None]:
+    """How to look into objects of a type."""
+    for family, visitor in VISITORS:
+        if issubclass(kind, family):
+            return visitor
+    return _visit_object
+
+
+def _visit_number(walk: Any, number: float | complex):
+    walk.tokens += (float, repr(number))  # which tells 0.0 from -0.0, and in which a NaN equals itself
+    _visit_subclass(walk, number, (float, complex))
+
+
+def _visit_function(walk: Any, function: types.FunctionType):
+    walk.tokens += (types.FunctionType, function.__code__)
+    before, walk.reads = walk.reads, reads_of(function.__code__)
+    walk.visit(function.__defaults__)
+    walk.visit(function.__kwdefaults__)
+    walk.visit_all(function.__closure__ or ())
+    if vars(function):
+        walk.visit(vars(function))
+    if not is_library(function.__globals__) and not is_installed(function.__code__.co_filename):
+        walk.visit_globals(function, walk.reads)
+    walk.reads = before
+
+
+def _visit_cell(walk: Any, cell: types.CellType):
+    try:
+        walk.visit(cell.cell_contents)
+    except ValueError:
+        walk.tokens.append(EMPTY)
+
+
+def _visit_module(walk: Any, module: types.ModuleType):
+    """A user's module is left for the end, when all names are known; of a library's, what is named here counts by identity."""
+    walk.tokens += (types.ModuleType, module.__name__)
+    if not is_library(vars(module)):
+        walk.modules[module.__name__] = module
+        return
+    for name in walk.reads.attributes if walk.reads else ():
+        value = vars(module).get(name, MISSING)
+        if isinstance(value, types.ModuleType) or _is_container(value):
+            walk.visit(value)
+        elif value is not MISSING:
+            walk.tokens += (name, Same(value))
+
+
+def _is_container(value: Any) -> bool:
+    """Whether a library's value is there to be changed, as ``os.environ`` is."""
+    return hasattr(type(value), "__setitem__") and not isinstance(value, (np.ndarray, jax.Array))
+
+
+def _visit_class(walk: Any, kind: type):
+    """By identity, as results are made of it; and a user's class by what it holds."""
+    walk.tokens.append(Same(kind))
+    module = sys.modules.get(kind.__module__)
+    if module is not None and is_library(vars(module)):
+        return
+    walk.visit_all(kind.__bases__)
+    for name, value in list(vars(kind).items()):
+        if name not in OF_CLASSES:
+            walk.tokens.append(name)
+            walk.visit(value)
+
+
+def _visit_partial(walk: Any, partial: functools.partial):
+    walk.tokens.append(type(partial))
+    walk.visit_all((partial.func, partial.args, partial.keywords, vars(partial)))
+
+
+def _visit_method(walk: Any, method: types.MethodType):
+    walk.tokens.append(types.MethodType)
+    walk.visit_all((method.__func__, method.__self__))
+
+
+def _visit_builtin(walk: Any, function: types.BuiltinFunctionType):
+    walk.tokens += (types.BuiltinFunctionType, function.__qualname__)
+    if not isinstance(function.__self__, types.ModuleType):
+        walk.visit(function.__self__)
+    else:
+        walk.tokens.append(function)
+
+
+def _visit_descriptor(walk: Any, descriptor: Any):
+    walk.tokens.append(descriptor)
+
+
+def _visit_property(walk: Any, found: property):
+    walk.tokens.append(property)
+    walk.visit_all((found.fget, found.fset, found.fdel))
+
+
+def _visit_reference(walk: Any, reference: weakref.ref):
+    walk.tokens.append(weakref.ref)
+    walk.visit(reference())
+
+
+def _visit_wrapper(walk: Any, wrapper: staticmethod | classmethod):
+    walk.tokens.append(type(wrapper))
+    walk.visit(wrapper.__func__)
+
+
+def _visit_identity(walk: Any, thing: Any):
+    walk.tokens += (type(thing), Same(thing))
+
+
+def _visit_numpy_array(walk: Any, array: np.ndarray):
+    walk.tokens += (type(array), array.dtype, array.shape)
+    if array.dtype.hasobject:
+        walk.visit_all(array.ravel().tolist())
+    else:
+        walk.tokens.append(hashlib.sha256(np.ascontiguousarray(array).tobytes()).digest())
+    walk.visit(getattr(array, "__dict__", None))
+
+
+def _visit_numpy_scalar(walk: Any, scalar: np.generic):
+    walk.tokens += (type(scalar), scalar.dtype, scalar.tobytes())
+
+
+def _visit_mapping(walk: Any, mapping: Any):
+    walk.tokens += (dict, len(mapping))
+    for key, value in list(mapping.items()):
+        walk.visit(key)
+        walk.visit(value)
+    _visit_subclass(walk, mapping, (dict, types.MappingProxyType))
+
+
+def _visit_sequence(walk: Any, sequence: Any):
+    kind = list if isinstance(sequence, list) else tuple
+    walk.tokens += (kind, len(sequence))
+    walk.visit_all(list(sequence))
+    _visit_subclass(walk, sequence, (list, tuple))
+
+
+def _visit_set(walk: Any, found: set | frozenset):
+    parts = []
+    for each in list(found):  # in any order
+        start = len(walk.tokens)
+        walk.visit(each)
+        parts.append(tuple(walk.tokens[start:]))
+        del walk.tokens[start:]
+    walk.tokens += (set, frozenset(parts))
+    _visit_subclass(walk, found, (set, frozenset))
+
+
+def _visit_value(walk: Any, value: Any):
+    """Of a class that adds to a plain one: an enumeration of whole numbers, a text with attributes."""
+    plain = next(kind for kind in (int, float, complex, str, bytes) if isinstance(value, kind))
+    walk.tokens += (plain, repr(plain(value)))
+    _visit_subclass(walk, value, ())
+
+
+def _visit_subclass(walk: Any, thing: Any, plain: tuple[type, ...]):
+    if type(thing) not in plain:
+        walk.visit(type(thing))
+        _visit_state(walk, thing)
+
+
+def _visit_wrapped(walk: Any, wrapper: Any):
+    """What jax or a cache wraps around a function says nothing of what it computes."""
+    walk.tokens.append(type(wrapper))
+    walk.visit(wrapper.__wrapped__)
+    if hasattr(wrapper, "clear_cache") and not is_library(getattr(wrapper.__wrapped__, "__globals__", {})):
+        walk.jitted.append(wrapper)
+
+
+def _visit_object(walk: Any, thing: Any):
+    """By class and state; what has no state that Python can see, by its value if it has one, else it cannot be seen through."""
+    kind = type(thing)
+    if _is_wrapper(kind) and hasattr(thing, "__wrapped__"):
+        _visit_wrapped(walk, thing)
+        return
+    walk.visit(kind)
+    if _visit_state(walk, thing) and _is_written_in_python(kind):
+        return
+    if kind.__hash__ not in (None, object.__hash__):
+        walk.tokens.append(thing)
+    elif kind is not object and kind.__module__.split(".")[0] not in ("jax", "jaxlib"):
+        walk.is_clear = False
+    else:
+        walk.tokens.append(Same(thing))
+
+
+def _visit_state(walk: Any, thing: Any) -> bool:
+    """The attributes of an object; whether it can have any."""
+    state = getattr(thing, "__dict__", None)
+    if state is not None:
+        walk.visit(state)
+    slots = _slots(type(thing))
+    for name, slot in slots:
+        walk.tokens.append(name)
+        try:
+            walk.visit(slot.__get__(thing))
+        except AttributeError:
+            walk.tokens.append(EMPTY)
+    return state is not None or bool(slots)
+
+
+@functools.lru_cache(maxsize=4096)
+def _slots(kind: type) -> tuple[tuple[str, Any], ...]:
+    """The slots of a class that is written in Python, its own and those of the classes above."""
+    members = (pair for base in kind.__mro__ if base.__flags__ & HEAP_TYPE for pair in vars(base).items())
+    return tuple((name, value) for name, value in members if isinstance(value, types.MemberDescriptorType))
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_wrapper(kind: type) -> bool:
+    """Whether a class is that of functions under ``jax.jit`` or with a cache."""
+    is_known = kind.__module__.split(".")[0] in ("jax", "jaxlib", "functools")
+    return is_known and (hasattr(kind, "clear_cache") or hasattr(kind, "cache_clear"))
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_written_in_python(kind: type) -> bool:
+    return all(base in (object, types.SimpleNamespace) or base.__flags__ & HEAP_TYPE for base in kind.__mro__)
+
+
+VISITORS = (
+    (type, _visit_class),
+    (types.FunctionType, _visit_function),
+    (types.CellType, _visit_cell),
+    (types.ModuleType, _visit_module),
+    (types.MethodType, _visit_method),
+    (types.BuiltinFunctionType, _visit_builtin),
+    (DESCRIPTORS, _visit_descriptor),
+    (functools.partial, _visit_partial),
+    (property, _visit_property),
+    (weakref.ref, _visit_reference),
+    ((staticmethod, classmethod), _visit_wrapper),
+    ((float, complex), _visit_number),
+    ((jax.core.Tracer, jax.Array, logging.Logger, *LOCKS), _visit_identity),
+    (np.ndarray, _visit_numpy_array),
+    (np.generic, _visit_numpy_scalar),
+    (np.dtype, _visit_descriptor),
+    ((dict, types.MappingProxyType), _visit_mapping),
+    ((list, tuple, collections.deque), _visit_sequence),
+    ((set, frozenset), _visit_set),
+    ((int, str, bytes), _visit_value),
+)
