@@ -6,6 +6,8 @@ Everything wrong with the arguments raises here, before anything compiles.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -15,9 +17,10 @@ from gradkit import checks, questions
 from gradkit.data import source
 from gradkit.engine import group as groups
 from gradkit.engine import halving as rules
+from gradkit.engine import holdings, planner, programs
 from gradkit.engine import outline as outlines
-from gradkit.engine import planner, programs
 from gradkit.engine.halving import Configuration, Halving
+from gradkit.engine.holdings import Holding
 from gradkit.engine.plan import Plan
 from gradkit.engine.runs import Run
 from gradkit.keys import as_key
@@ -60,6 +63,7 @@ class Prepared(NamedTuple):
         question: How they are compared.
         configurations: The members of each.
         halving: The rules, with the question in them, or ``None``.
+        holdings: The runs without their arrays.
     """
 
     runs: list[Run]
@@ -68,6 +72,7 @@ class Prepared(NamedTuple):
     question: Question
     configurations: list[Configuration]
     halving: Halving | None
+    holdings: list[Holding]
 
 
 def prepare(request: Request) -> Prepared:
@@ -82,10 +87,14 @@ def prepare(request: Request) -> Prepared:
     every = checks.whole_number("history_every", request.history_every, at_least=1, remedy="1 keeps every step.")
     validation = groups.check_evaluation(request.validation, request.evaluate, request.evaluate_every)
     given = groups.Settings(as_key(request.key), validation, request.evaluate, request.evaluate_every, every)
-    runs, names = [], []
+    runs, names, sources = [], [], []
     for static, positions in _groups(space, data):
-        is_per_seed = request.order == "per_seed"
-        feed = source(data, batch_size=static.get("batch_size", batch_size), key=given.key, per_seed=is_per_seed)
+        sources.append(
+            functools.partial(
+                source, batch_size=static.get("batch_size", batch_size), key=given.key, per_seed=request.order == "per_seed"
+            )
+        )
+        feed = sources[-1](data)
         data = feed.resident if jax.tree.leaves(feed.resident) else data  # on the device once, for all programs
         members = [{name: space[position][name] for name in space.traced} for position in positions]
         goals = [space[position].get("steps", request.steps) for position in positions]
@@ -101,7 +110,16 @@ def prepare(request: Request) -> Prepared:
         halving = replace(request.halving, metric=question.metric, goal=question.goal, over=question.over)
         _check_halving(halving, space, runs)
         runs = [run._replace(rungs=rules.rung_steps(halving, run.num_steps)) for run in runs]
-    return Prepared(runs, names, reported, question, configurations(space, question.over), halving)
+    held = _holdings(request, runs, sources)
+    return Prepared(runs, names, reported, question, configurations(space, question.over), halving, held)
+
+
+def _holdings(request: Request, runs: list[Run], sources: list[Callable]) -> list[Holding]:
+    """The runs as the result keeps them; a digest of the data is taken once for all."""
+    is_held = bool(jax.tree.leaves(runs[0].source.resident))
+    data = holdings.given(request.data) if is_held else None
+    validation = None if request.validation is None else holdings.given(request.validation)
+    return [holdings.let_go(run, data, feed, validation) for run, feed in zip(runs, sources)]
 
 
 def settle(prepared: Prepared, plan: Plan | None, *, is_asked: bool) -> Plan:

@@ -9,13 +9,13 @@ from typing import Any
 
 from gradkit import checks, requests, settings
 from gradkit.contracts import Descent, Hyper
-from gradkit.engine import compilation
+from gradkit.engine import compilation, holdings
 from gradkit.engine import group as groups
 from gradkit.engine.halving import Halving
+from gradkit.engine.holdings import Holding
 from gradkit.engine.interrupts import listening
 from gradkit.engine.plan import Plan
 from gradkit.engine.progress import Tally, shown
-from gradkit.engine.runs import Run
 from gradkit.requests import Prepared, Request
 from gradkit.results import Fit, Sweep
 from gradkit.results.fit import from_ledger, on_device
@@ -193,19 +193,25 @@ def _run(space, prepared: Prepared, settled: Plan, progress, started) -> Sweep:
     notes = requests.unlike_losses(space, prepared)
     notes += [note for run in runs for note in (run.source.note(), *run.ledger.notes) if note]
     kept = settings.kept()
-    replay = lambda member: _replay(*homes[member], settled, kept)  # noqa: E731
+    held = {
+        position: (holding, member)
+        for holding in prepared.holdings
+        for member, position in enumerate(holding.run.members.positions)
+    }
+    replay = lambda member: _replay(*held[member], settled, kept)  # noqa: E731
     return Sweep(
         tuple(space), fits, seconds, tuple(notes), settled, tuple(rungs), question=prepared.question,
         reported=prepared.reported, settings=kept, replay_fn=replay,
     )  # fmt: skip
 
 
-def _replay(run: Run, member: int, settled: Plan, kept: settings.Settings) -> Fit:
-    checks.require(run.source.is_replayable, "data", "be drawn again for a replay", checks.Described("a plain iterable"),
+def _replay(holding: Holding, member: int, settled: Plan, kept: settings.Settings) -> Fit:
+    is_replayable = holding.run.source.is_replayable
+    checks.require(is_replayable, "data", "be drawn again for a replay", checks.Described("a plain iterable"),
                    "Use gk.stream(start_step -> iterable) or arrays.")  # fmt: skip
     started = time.perf_counter()
     with settings.restored(kept):
         with compilation.persistent(), listening() as is_interrupted:
-            ledger = groups.replay(run, settled, member, is_interrupted)
+            ledger = groups.replay(holdings.take_up(holding), settled, member, is_interrupted)
         result = from_ledger(ledger, 0, time.perf_counter() - started)
         return replace(result, params=on_device(result.params), state=on_device(result.state))

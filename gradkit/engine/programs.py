@@ -8,7 +8,7 @@ What is kept, how long, how it is released:
 - The constants compiled into a program (arrays that ``make`` reads) lie on the device with it. One that holds more than
   ``LIGHT_BYTES`` of them is let go together with its ``make``.
 - ``jax.clear_caches()`` frees all that was compiled, as it does for other functions of jax.
-- Data are not part of a program. They lie on the device during a run.
+- Data lie on the device during a run. A result keeps them as they were given, see :mod:`~gradkit.engine.holdings`.
 """
 
 from __future__ import annotations
