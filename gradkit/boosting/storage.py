@@ -68,9 +68,17 @@ def load(path: Any) -> tuple[Ensemble, Binned]:
         told, arrays = {"format": f"unreadable: {error}"}, {}
     found = checks.Described(told.get("format", "none"))
     checks.require(told.get("format") == FORMAT, "path", f"be a file of format {FORMAT}", found, "Write it by gk.boosting.save.")
+    try:
+        return _read(told, arrays)
+    except (KeyError, TypeError, ValueError) as error:
+        checks.require(False, "path", "hold all parts of a model", checks.Described(f"a file without {error}"), "Write it anew.")
+
+
+def _read(told: dict[str, str], arrays: dict[str, np.ndarray]) -> tuple[Ensemble, Binned]:
     form = json.loads(told["binned"])
     edges = tuple(arrays[f"edges.{feature}"] for feature in range(sum(name.startswith("edges.") for name in arrays)))
     names = None if form["names"] is None else tuple(form["names"])
     binned = Binned(np.zeros((0, len(edges)), np.uint8), form["num_bins"], tuple(form["categorical"]), False, Cuts(edges, names))
-    trees = Tree(*(arrays.get(f"trees.{name}") for name in Tree._fields))
+    parts = {name: arrays[f"trees.{name}"] for name in Tree._fields if name != "categories"}
+    trees = Tree(**parts, categories=arrays.get("trees.categories"))
     return Ensemble(trees, arrays["coefficient"], arrays["intercept"]), binned

@@ -21,6 +21,7 @@ import jaxlib.version
 from jax.experimental.compilation_cache import compilation_cache
 
 from gradkit import folders, settings
+from gradkit.engine import stores
 
 MAX_BYTES = 2**29
 SETTINGS = {
@@ -75,6 +76,8 @@ def _set(values: dict[str, Any]) -> dict[str, Any]:
     before = settings.change(values)
     if values:
         compilation_cache.reset_cache()  # jax opens one cache per process and looks at its settings no more
+    if (folder := values.get("jax_compilation_cache_dir")) is not None:
+        stores.install(pathlib.Path(folder))
     return before
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jaxlib
@@ -15,6 +16,10 @@ from gradkit.engine.plan import Plan, num_cores
 from gradkit.engine.runs import Run
 
 VERSION = 1  # of the engine's segment and of the file: raise it where either changes
+
+
+MOST = 1e18  # of anything that is measured
+MOST_WIDTH = 2**24
 
 
 class Sample(NamedTuple):
@@ -46,13 +51,31 @@ def _path(name: str):
 
 
 def load(name: str) -> dict[int, Sample]:
-    """The samples of a fingerprint; empty if there are none, or none that can be read."""
+    """The samples of a fingerprint; empty if there are none. A file that holds anything else is dropped."""
     path = _path(name)
-    try:
-        told = json.loads(path.read_text()) if path else {}
-        return {int(width): Sample(*values) for width, values in told.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+    if path is None or not path.exists():
         return {}
+    try:
+        return {_width(width): _sample(*values) for width, values in json.loads(path.read_text()).items()}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        with contextlib.suppress(OSError):
+            path.unlink()
+        return {}
+
+
+def _width(text: str) -> int:
+    if not (text.isdecimal() and 1 <= int(text) <= MOST_WIDTH):
+        raise ValueError(text)
+    return int(text)
+
+
+def _sample(rate: Any, compile_seconds: Any, num_bytes: Any) -> Sample:
+    """A sample of numbers that can be measured."""
+    is_whole = num_bytes is None or (type(num_bytes) is int and 0 <= num_bytes < MOST)
+    is_time = type(compile_seconds) in (int, float) and 0 <= compile_seconds < MOST
+    if not (type(rate) in (int, float) and 0 < rate < MOST and is_time and is_whole):
+        raise ValueError(rate, compile_seconds, num_bytes)
+    return Sample(float(rate), float(compile_seconds), num_bytes)
 
 
 def save(name: str, samples: dict[int, Sample]):
@@ -60,10 +83,11 @@ def save(name: str, samples: dict[int, Sample]):
     path = _path(name)
     if path is None or not samples:
         return
+    scratch = path.with_suffix(f".{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_suffix(f".{os.getpid()}")
         scratch.write_text(json.dumps(samples))
         scratch.replace(path)
     except OSError:
-        return
+        with contextlib.suppress(OSError):
+            scratch.unlink()

@@ -32,6 +32,7 @@ COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-std=c++17", "-O2", "-ftree-vectorize", "-funswitch-loops", "-fPIC", "-w", "-ffp-contract=off", "-fno-trapping-math",
          "-fno-math-errno")  # fmt: skip
 KERNELS = ("grow_tree", "sum_leaves", "move", "transpose")
+DIGEST = ".sha256"
 SECONDS = 120  # that a compiler may take
 
 
@@ -126,10 +127,12 @@ def _registered() -> bool:
 
 
 def _built(path: pathlib.Path) -> pathlib.Path | None:
-    """The library at that path, compiled if it is not there."""
+    """The library at that path, compiled if it is not there whole."""
     compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
-    if path.exists() or compiler is None:
-        return path if path.exists() else None
+    if _is_whole(path):
+        return path
+    if compiler is None:
+        return None
     flags = [*FLAGS, f"-I{jax.ffi.include_dir()}", *(["-march=native"] if _instructions() else [])]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -139,10 +142,21 @@ def _built(path: pathlib.Path) -> pathlib.Path | None:
                 list(pool.map(lambda source: _run(compiler, *flags, "-c", source, "-o", made[source]), made))
             library = pathlib.Path(scratch) / path.name
             _run(compiler, "-shared", *made.values(), "-o", library)
-            library.replace(path)
+            told = library.with_suffix(DIGEST)
+            told.write_text(hashlib.sha256(library.read_bytes()).hexdigest())
+            library.replace(path)  # who has loaded the old one keeps it
+            told.replace(path.with_suffix(DIGEST))
     except (OSError, subprocess.SubprocessError):
         return None
     return path
+
+
+def _is_whole(path: pathlib.Path) -> bool:
+    """Whether a library is what was built: loading one that was cut short kills the process."""
+    try:
+        return path.with_suffix(DIGEST).read_text() == hashlib.sha256(path.read_bytes()).hexdigest()
+    except (OSError, ValueError):
+        return False
 
 
 def _run(*command: object):
