@@ -72,3 +72,60 @@ def test_looking_once_more_leaves_the_result_and_compiles_nothing():
     longer = gk.fit(descent, DATA, steps=32, batch_size=8, **QUIET)
     assert len(traces) == seen
     assert same_bits(longer.history["loss"][:30], fit.history["loss"])
+
+
+def test_a_gradient_that_is_zero_is_named():
+    """All weights zero: nothing goes through the hidden layer, either way; only the last bias moves, and the loss falls."""
+
+    def loss(params, batch):
+        hidden = jnp.tanh(batch[0] @ params["hidden"][0] + params["hidden"][1][None, :])
+        return jnp.mean((hidden @ params["last"] + params["bias"] - batch[1]) ** 2)
+
+    zeros = {"hidden": [jnp.zeros((4, 3)), jnp.zeros(3)], "last": jnp.zeros(3), "bias": jnp.zeros(())}
+    descent = gk.descent(loss, zeros, optax.adam(1e-2))
+    fit = gk.fit(descent, (np.ones((8, 4), np.float32), np.ones(8, np.float32)), steps=20, batch_size=4, **QUIET)
+    assert fit.zero_gradients == ("hidden[0]", "hidden[1]", "last") and fit.has_moved
+    assert repr(fit).endswith("; gradient is zero in hidden[0], hidden[1], last")
+    assert fit.end_loss < fit.start_loss
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_what_did_not_move_says_so_and_what_moved_does_not(width):
+    space = gk.grid(learning_rate=[0.0, 1e-3, 1e-8], seed=[0, 1])
+    plan = gk.Plan(width=width)
+    sweep = gk.sweep(
+        lambda h: gk.descent(net_loss, init_net, optax.sgd(h.learning_rate)), DATA, space, steps=9, plan=plan, **QUIET
+    )
+    assert [fit.remarks for fit in sweep.fits[:2]] == [("the parameters did not move",)] * 2
+    assert [fit.has_moved for fit in sweep] == [False] * 2 + [True] * 4
+    assert [fit.remarks for fit in sweep.fits[2:]] == [()] * 4
+
+
+def test_a_frozen_layer_whose_gradient_is_not_zero_is_no_remark():
+    labels = {name: "frozen" if name == "hidden" else "free" for name in init_net(jax.random.key(0))}
+    optimizer = optax.multi_transform({"free": optax.sgd(1e-2), "frozen": optax.set_to_zero()}, labels)
+    fit = gk.fit(gk.descent(net_loss, init_net, optimizer), DATA, steps=9, **QUIET)
+    assert (fit.has_moved, fit.remarks) == (True, ())
+
+
+def test_a_fit_that_ends_worse_than_it_began_says_so_but_not_for_noise():
+    climbing = gk.fit(gk.descent(net_loss, init_net, optax.sgd(-1e-2)), DATA, steps=30, batch_size=16, **QUIET)
+    assert climbing.status == gk.Status.FINISHED
+    assert climbing.remarks == ("it ended worse than it began",)
+    assert "loss " in repr(climbing) and "on the batch of its first step" in repr(climbing)
+    rng = np.random.default_rng(0)
+    around = rng.normal(size=(64, 1)).astype(np.float32)
+    mean = lambda w, batch: jnp.mean((w - batch) ** 2)  # noqa: E731
+    remarks = set()
+    for key in range(8):
+        fit = gk.fit(
+            gk.descent(mean, jnp.asarray(around.mean()), optax.sgd(0.05)), around, steps=200, batch_size=4, key=key, **QUIET
+        )
+        remarks |= set(fit.remarks)
+    assert not remarks
+
+
+def test_a_last_update_after_which_the_loss_is_not_finite_is_told():
+    fit = gk.fit(gk.descent(lambda w, b: jnp.log(w) + 0 * jnp.sum(b), jnp.ones(()), optax.sgd(1.0)), DATA[0], steps=1, **QUIET)
+    assert fit.status == gk.Status.FINISHED
+    assert fit.remarks == ("the loss is not finite where it ended",)

@@ -31,6 +31,7 @@ class Chunk:
         lanes: Their traced values and keys.
         state, growths: Where they stand; like the lanes ``None`` before :func:`begin`.
         expected: Which leaves of the state were finite at the start and must stay so, shape (m, leaves).
+        start: Digests of the parameters at the start, shape (m, leaves), or ``None`` where steps add to them for ever (trees).
         doubt: What is kept of lanes that went bad since the last look, if there are any.
         copy: Which of the equal executables of a segment it calls.
         has_run: Whether it has made a segment, so that the program is compiled.
@@ -44,6 +45,7 @@ class Chunk:
     state: Any = None
     growths: Any = None
     expected: np.ndarray | None = None
+    start: np.ndarray | None = None
     doubt: Doubt | None = None
     copy: int = 0
     has_run: bool = False
@@ -90,6 +92,23 @@ def begin(chunk: Chunk):
         evaluate(chunk)
 
 
+def remember_start(chunk: Chunk):
+    """Keep digests of the first parameters, by which those that never move are told."""
+    if not jax.tree.leaves(chunk.growths):
+        digests = _digests(_read(chunk))
+        chunk.start = digests if digests.size else None
+
+
+def _read(chunk: Chunk) -> Any:
+    return trees.to_host(segment.compiled(chunk.run.program).read(chunk.lanes, chunk.state, chunk.growths))
+
+
+def _digests(params: Any) -> np.ndarray:
+    """A whole number for each lane and floating leaf, which tells whether a bit of it changed."""
+    leaves = [leaf for leaf in jax.tree.leaves(params) if trees.is_inexact(leaf)]
+    return np.array([[hash(np.asarray(lane).tobytes()) for lane in leaf] for leaf in leaves], np.int64).T
+
+
 def launch(chunk: Chunk, tickets: Any, num_steps: int) -> tuple:
     """Send off a segment from the chunk's state, which is kept for failures; what comes back is for :func:`settle`."""
     run, chunk.has_run = chunk.run, True
@@ -113,6 +132,18 @@ def _enter_end_losses(chunk: Chunk, leaving: np.ndarray):
         _, blocks, _ = launch(chunk, chunk.run.first_tickets(chunk.seeds), 1)
         losses = np.asarray(blocks.infos.loss)[0].astype(float)
         chunk.run.ledger.end_loss[chunk.members[leaving]] = losses[leaving]
+
+
+def _enter_stillness(chunk: Chunk, leaving: np.ndarray, params: Any):
+    """Enter which members never moved, and where a leaf did not, whether its gradient is zero: only then it is asked for."""
+    if chunk.start is None or not chunk.has_run:
+        return
+    ledger, is_still = chunk.run.ledger, _digests(params) == chunk.start
+    told = leaving & (ledger.status[chunk.members] != Status.DIVERGED)
+    ledger.has_moved[chunk.members[told]] = ~is_still.all(1)[told]
+    in_part = told & is_still.any(1)
+    for lane, leaves in explanations.zero_gradients(chunk, in_part).items() if in_part.any() else ():
+        ledger.zero_gradients[chunk.members[lane]] = leaves
 
 
 def settle(chunk: Chunk, flight: tuple, tickets: Any, stop: int, tally: Tally):
@@ -227,13 +258,14 @@ def retire(chunk: Chunk, leaving: np.ndarray, tally: Tally):
         is_new = [ledger.evaluations[member][-1][0] != ledger.steps[member] for member in chunk.members]
         if (leaving & is_new).any():
             evaluate(chunk, leaving)
-    params = trees.to_host(segment.compiled(run.program).read(chunk.lanes, chunk.state, chunk.growths))
+    params = _read(chunk)
     state = trees.to_host(chunk.state) if run.keeps_state else None
     for lane in np.flatnonzero(leaving).tolist():
         member = chunk.members[lane]
         ledger.params[member] = trees.take_lane(params, lane)
         ledger.state[member] = None if state is None else trees.take_lane(state, lane)
     _enter_end_losses(chunk, leaving)  # last: where there is no room for it, the parameters are safe
+    _enter_stillness(chunk, leaving, params)
     skipped = chunk.goals[leaving] - ledger.steps[chunk.members[leaving]]
     tally.add(members=int(leaving.sum()), skipped_member_steps=int(skipped.sum()))
 

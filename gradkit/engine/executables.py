@@ -36,10 +36,13 @@ class Executables:
         """Give a chunk its first state; the first one of a program compiles it, while others wait."""
         key = (*_key(chunk), 0)
         with contextlib.nullcontext() if key in self._ready else self._compiling:
-            if chunk.state is None:
+            is_new = chunk.state is None
+            if is_new:
                 chunks.begin(chunk)
             if key not in self._ready:
                 self._compile(key, chunks.compile, chunk)
+        if is_new:
+            chunks.remember_start(chunk)
 
     @contextlib.contextmanager
     def lend(self, chunk: Chunk) -> Iterator[None]:

@@ -45,12 +45,24 @@ def first_not_finite(chunk: Chunk, rest: Rest, tickets: Any) -> dict[int, str]:
     return told
 
 
+def zero_gradients(chunk: Chunk, lanes: np.ndarray) -> dict[int, tuple[str, ...]]:
+    """For lanes in a mask, the leaves whose gradient is exactly zero where they stand, on the batch of their first step."""
+    ordered = chunk.run.program.is_ordered
+    tickets = jax.tree.map(lambda leaf: leaf[0], chunk.run.first_tickets(chunk.seeds))
+    if not ordered:
+        tickets = jax.tree.map(lambda leaf: np.stack([leaf] * len(chunk.members)), tickets)
+    explain = segment.compiled(chunk.run.program).explain
+    _, zero = jax.device_get(explain(chunk.lanes, chunk.state, chunk.run.source.resident, tickets))
+    own = {"": zero["gradients"]} if "gradients" in zero else {}
+    return {lane: tuple(_flagged(own, lane, True)) for lane in np.flatnonzero(lanes).tolist()}
+
+
 def _flagged(parts: dict[str, Any], lane: int, flag: bool) -> Iterator[str]:
     """The leaves of parts whose flag ``[m]`` is such, in words: ``loss``, ``gradients of hidden.bias``, ``batch[1]``."""
     for name, tree in parts.items():
         for leaf, flags in zip(trees.leaf_names(tree), jax.tree.leaves(tree)):
             if flags[lane] == flag:
-                yield f"{name}{leaf}" if leaf[:1] in ("", "[") else f"{name} of {leaf}"
+                yield f"{name}{leaf}" if leaf[:1] in ("", "[") or not name else f"{name} of {leaf}"
 
 
 def _ticket(chunk: Chunk, lane: int, step: int, tickets: Any) -> Any:

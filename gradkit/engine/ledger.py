@@ -39,6 +39,9 @@ class Ledger:
             ``None`` for a sound member.
         start_loss, end_loss: The loss that the first step saw, and what the same step would see at the end: on the same batch, by
             the same program. NaN where there was none. Shape (m,).
+        has_moved: Whether any parameter differs from its start; True where that is not known. Shape (m,).
+        zero_gradients: Per member, the leaves whose gradient is exactly zero where it ended, on the batch of the first step; only
+            looked for where a parameter did not move.
         infos: ``Info`` of arrays (rows, m): every ``every``-th step; NaN for steps not made. ``None`` before
             :func:`open_histories`.
         every: Steps from one row to the next.
@@ -58,6 +61,8 @@ class Ledger:
     bad_leaf: list[str | None]
     start_loss: np.ndarray
     end_loss: np.ndarray
+    has_moved: np.ndarray
+    zero_gradients: list[tuple[str, ...]]
     infos: Info | None
     every: int
     tail: Info | None
@@ -183,6 +188,8 @@ def blank(num_members: int, every: int) -> Ledger:
         bad_leaf=[None] * num_members,
         start_loss=np.full(num_members, np.nan),
         end_loss=np.full(num_members, np.nan),
+        has_moved=np.ones(num_members, bool),
+        zero_gradients=[()] * num_members,
         infos=None,
         every=every,
         tail=None,

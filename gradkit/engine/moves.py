@@ -70,6 +70,7 @@ def move(run: Run, seats: Sequence[Seat], is_padding: np.ndarray) -> Chunk:
         return new
     new.lanes = run.members.lanes(members, run.device)
     new.expected = np.stack([source.expected[lane] for source, lane in seats])
+    new.start = None if old.start is None else np.stack([source.start[lane] for source, lane in seats])
     taken = None
     for source in sources:
         lanes = np.array([lane if own is source else 0 for own, lane in seats])

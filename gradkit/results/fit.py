@@ -13,6 +13,10 @@ from gradkit.contracts import Status
 from gradkit.engine.ledger import Ledger, last_twentieth
 from gradkit.transforms.skips import NO_LOSS_YET
 
+FEWEST_LOSSES = 10  # that tell how noisy they are
+SPELLED_OUT = 3  # leaves named in a line
+ROUNDINGS = 16  # by which a mean over a batch may be off, in units of the last place
+
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Fit:
@@ -38,6 +42,9 @@ class Fit:
         start_loss, end_loss: The loss in training mode before the first step and after the last, both on the batch of the first
             step, so that they tell progress from the luck of a batch. A loss that draws random numbers draws others. NaN where
             there was none.
+        has_moved: Whether any parameter differs from its start.
+        zero_gradients: The leaves whose gradient, taken at the end on the batch of the first step, is exactly zero. They are only
+            looked for where a leaf of the parameters never moved, and as far as the descent tells its parts.
     """
 
     params: Any
@@ -55,6 +62,8 @@ class Fit:
     rung: int = 0
     start_loss: float = np.nan
     end_loss: float = np.nan
+    has_moved: bool = True
+    zero_gradients: tuple[str, ...] = ()
 
     @property
     def curve(self) -> np.ndarray:
@@ -74,13 +83,49 @@ class Fit:
         """The finite losses recorded, in order."""
         return self.curve[np.isfinite(self.curve)]
 
+    @property
+    def noise(self) -> float:
+        """How far the loss of one batch lies from that of the next, at the end: from step to step over the last twentieth of the
+        steps, at least ten, as a standard deviation; NaN if fewer than three were recorded."""
+        last = self.last_losses if len(self.last_losses) >= FEWEST_LOSSES else self.losses[-FEWEST_LOSSES:]
+        return float(np.diff(last).std() / np.sqrt(2)) if len(last) > 2 else np.nan
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What the status does not say: that it ended worse than it began, did not move, or has gradients that are zero."""
+        if self.status == Status.DIVERGED or self.steps == 0:
+            return ()
+        return tuple(remark for remark in (self._progress(), self._zeros()) if remark)
+
+    def _progress(self) -> str:
+        if not self.has_moved:
+            return "the parameters did not move"
+        if np.isfinite(self.start_loss) and not np.isfinite(self.end_loss):
+            return "the loss is not finite where it ended"
+        noise = 0.0 if np.isnan(self.noise) else self.noise
+        rounding = ROUNDINGS * float(jnp.finfo(self.history["loss"].dtype).eps) * abs(self.start_loss)
+        is_worse = self.end_loss > self.start_loss + 2 * noise + rounding
+        return "it ended worse than it began" if is_worse else ""
+
+    def _zeros(self) -> str:
+        few = self.zero_gradients[:SPELLED_OUT]
+        more = f" and {len(self.zero_gradients) - len(few)} more" * (len(self.zero_gradients) > len(few))
+        where = f" in {', '.join(few)}{more}" if any(few) else ""
+        return f"gradient is zero{where}" if few else ""
+
     def __repr__(self) -> str:
-        losses = self.losses
-        course = f"loss {losses[0]:.4g} to {losses[-1]:.4g}" if len(losses) else "no finite loss"
         metrics = "".join(f", {name} {value:.4g}" for name, value in self.metrics.items())
         where = f"; not finite: {self._bad_place}" if self.bad_leaf else ""
+        remarks = "".join(f"; {remark}" for remark in self.remarks)
         steps = f"{self.steps} step{'s' * (self.steps != 1)}"
-        return f"Fit {self.status.name}: {steps} in {self.seconds:.1f} s, {course}{metrics}{where}"
+        return f"Fit {self.status.name}: {steps} in {self.seconds:.1f} s, {self._course()}{metrics}{where}{remarks}"
+
+    def _course(self) -> str:
+        """The loss at start and end, on the same batch; of a fit that failed, the first and the last that it saw."""
+        losses = self.losses
+        if self.status != Status.DIVERGED and np.isfinite([self.start_loss, self.end_loss]).all():
+            return f"loss {self.start_loss:.4g} to {self.end_loss:.4g} on the batch of its first step"
+        return f"loss {losses[0]:.4g} to {losses[-1]:.4g}" if len(losses) else "no finite loss"
 
     @property
     def _bad_place(self) -> str:
@@ -120,6 +165,8 @@ def from_ledger(ledger: Ledger, member: int, seconds: float) -> Fit:
         rung=int(ledger.rung[member]),
         start_loss=float(ends[0]),
         end_loss=float(ends[1]),
+        has_moved=bool(ledger.has_moved[member]),
+        zero_gradients=ledger.zero_gradients[member],
     )
 
 

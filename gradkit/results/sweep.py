@@ -15,7 +15,7 @@ from gradkit.engine.programs import Static
 from gradkit.engine.rungs import Rung
 from gradkit.questions import AS_ASKED, Question, Reported
 from gradkit.report import plots, summaries
-from gradkit.results import rows
+from gradkit.results import remedies, rows
 from gradkit.results.fit import Fit, on_device
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ class Sweep:
         is_whole = np.array([fit.status in WHOLE for fit in self.fits])
         is_sound = is_whole & np.isfinite(scores)
         given = checks.Described(self._counts())
-        checks.require(is_whole.any(), "sweep", "have a member that finished", given, self._remedy())
+        checks.require(is_whole.any(), "sweep", "have a member that finished", given, remedies.remedy(self.fits, self.notes))
         given = checks.Described(f"{metric} that is NaN or infinite in all {is_whole.sum()}")
         remedy = "Look at what reports it, or ask by another metric."
         checks.require(is_sound.any(), "metric", "be finite in a member that finished", given, remedy)
@@ -245,13 +245,6 @@ class Sweep:
         """The columns that members can be compared by."""
         return [name for name in rows.names(self.reported) if table[name].dtype.kind == "f"]
 
-    def _remedy(self) -> str:
-        if not any(fit.status == Status.DIVERGED for fit in self.fits):
-            return " ".join(["Let them make their steps.", *self.notes])
-        if any(fit.status == Status.DIVERGED and fit.steps == 0 for fit in self.fits):
-            return "The first step already failed: look at targets, data and initialization."
-        return "Lower the learning rates."
-
     def _counts(self) -> str:
         names = [fit.status.name for fit in self.fits]
         return ", ".join(f"{names.count(name)} {name.lower()}" for name in dict.fromkeys(names))
@@ -264,9 +257,8 @@ class Sweep:
         if any(is_whole):
             return f"{head}; in none of those that finished is {self.metric} finite"
         first = min(range(len(self)), key=lambda member: self.fits[member].steps)
-        return (
-            f"{head}; none finished. First to stop: member {first}, {self.hyper[first]}: {self.fits[first]!r}. {self._remedy()}"
-        )
+        story = f"First to stop: member {first}, {self.hyper[first]}: {self.fits[first]!r}."
+        return f"{head}; none finished. {story} {remedies.remedy(self.fits, self.notes)}"
 
 
 def configurations(members: Iterable[dict[str, Any]], over: str | None) -> list[tuple[int, ...]]:
