@@ -12,6 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import gradkit as gk
+import gradkit.interop.xgboost_models
 from gradkit.boosting import native
 from gradkit.engine import compilation, rates, stores
 from gradkit.engine.rates import Sample
@@ -20,6 +21,7 @@ SCRIPT = """
 import collections, json, pathlib, sys
 import jax, jax.numpy as jnp, optax
 import gradkit as gk
+import gradkit.interop.xgboost_models
 from gradkit.engine import stores
 counts = collections.Counter()
 jax.monitoring.register_event_listener(lambda event, **_: counts.update([event.split("/")[-1]]))
@@ -190,3 +192,11 @@ def test_a_model_with_a_broken_header_is_refused(model, tmp_path, told):
     save_file(load_file(model.path), tmp_path / "told.safetensors", {"format": "gradkit.boosting/1", "binned": told})
     with pytest.raises(ValueError, match="`path` must hold all parts of a model"):
         gk.boosting.load(tmp_path / "told.safetensors")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"learner": {}}', '{"learner": {"gradient_booster": {"name": "gblinear"}}}']
+)
+def test_text_that_is_no_model_of_xgboosts_is_refused(text):
+    with pytest.raises(ValueError, match="`text` must be XGBoost's JSON"):
+        gradkit.interop.xgboost_models.from_json(text)

@@ -158,8 +158,7 @@ def from_json(text: str) -> tuple[Ensemble, Binned]:
     Raises:
         ValueError: For those, for trees deeper than 10 levels, and where a feature has more than 254 conditions.
     """
-    learner = json.loads(text)["learner"]
-    model, param = learner["gradient_booster"]["model"], learner["learner_model_param"]
+    learner, model, param = _parts(text)
     trees, outputs = model["trees"], max(int(param["num_class"]), 1)
     plain = all(not any(tree["split_type"]) and tree["tree_param"].get("size_leaf_vector", "1") in ("0", "1") for tree in trees)
     require(plain, "text", "hold trees of numbers with scalar leaves", Described("others"), "Predict with XGBoost itself.")
@@ -179,6 +178,16 @@ def from_json(text: str) -> tuple[Ensemble, Binned]:
     blank = np.zeros((0, len(edges)), np.uint8)
     intercept = np.asarray(intercept if outputs > 1 else intercept[0], np.float32)
     return Ensemble(stacked, np.ones(len(trees), np.float32), intercept), Binned(blank, 256, (), True, Cuts(edges, names))
+
+
+def _parts(text: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """The learner that XGBoost wrote, and in it the model of trees and what all of it shares."""
+    try:
+        learner = json.loads(text)["learner"]
+        return learner, learner["gradient_booster"]["model"], learner["learner_model_param"]
+    except (ValueError, KeyError, TypeError) as error:
+        found = Described(f"something else ({type(error).__name__}: {error})")
+        require(False, "text", "be XGBoost's JSON of a model of trees", found, "Write it by save_raw('json').")
 
 
 def _depth(tree: dict[str, Any], node: int = 0) -> int:
