@@ -26,6 +26,20 @@ class Info(NamedTuple):
     metrics: dict[str, jax.Array]
 
 
+class Rule(NamedTuple):
+    """What the targets of a loss must be.
+
+    Attributes:
+        words: What they must do: ``"lie between 0 and 1"``.
+        is_met: ``targets -> booleans`` of the same shape.
+        remedy: What to do about others.
+    """
+
+    words: str
+    is_met: Callable[[Any], Any]
+    remedy: str
+
+
 class Descent(NamedTuple):
     """A gradient descent: how to start, how to take one step, and how to read where it stands. All pure.
 
@@ -41,6 +55,8 @@ class Descent(NamedTuple):
         parts: ``(State, batch) -> {"loss": ..., "gradients": ..., ...}``: what a step makes on its way from that state, in order,
             as named trees. Asked once a member has failed, for what was not finite first, or did not move, for what is zero.
             ``None`` where a maker does not tell; a descent with another ``step`` gets ``parts=None`` or parts of its own.
+        rule: ``(Params, batch) -> Rule``, known from shapes: what the targets (``batch[1]``) must be; ``None`` if the loss does
+            not say.
     """
 
     init: Callable[[jax.Array, Batch, Batch | None], State]
@@ -48,6 +64,7 @@ class Descent(NamedTuple):
     params: Callable[[State, Growth], Params]
     loss: Callable[[Params, Batch], jax.Array]
     parts: Callable[[State, Batch], dict[str, Any]] | None = None
+    rule: Callable[[Params, Batch], Rule | None] | None = None
 
 
 class Source(NamedTuple):

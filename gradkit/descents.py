@@ -125,7 +125,8 @@ def _plain(loss_fn, params, optimizer, validation_loss) -> Descent:
     def parts(state, batch):
         return _parts(move(state, batch))
 
-    in_evaluation = validation_loss or (loss_fn.in_evaluation if isinstance(loss_fn, losses.Objective) else loss_fn)
+    is_objective = isinstance(loss_fn, losses.Objective)
+    in_evaluation = validation_loss or (loss_fn.in_evaluation if is_objective else loss_fn)
 
     def evaluation_loss(params, batch):
         return _scalar(in_evaluation(params, batch))
@@ -133,7 +134,7 @@ def _plain(loss_fn, params, optimizer, validation_loss) -> Descent:
     def read(state, growths):
         return transforms.evaluation_params(state.optimizer, state.params)
 
-    return Descent(init, step, read, evaluation_loss, parts)
+    return Descent(init, step, read, evaluation_loss, parts, loss_fn.rule if is_objective else None)
 
 
 def _stateful(loss_fn, params, optimizer, loss_state, validation_loss) -> Descent:

@@ -66,7 +66,7 @@ def test_the_remedies_silence_it():
 
 @pytest.mark.parametrize("optimizer", [
     lambda h: gk.transforms.guard(optax.sgd(h.learning_rate)),
-    lambda h: gk.transforms.average(optax.adam(h.learning_rate), h.learning_rate),
+    lambda h: gk.transforms.average(optax.adam(h.learning_rate), gk.transforms.fading(h.learning_rate)),
 ], ids=["guard", "average"])  # fmt: skip
 def test_optimizers_act_through_the_parameters(optimizer):
     make = lambda h: gk.descent(penalized(0.1), jnp.zeros(()), optimizer(h))  # noqa: E731

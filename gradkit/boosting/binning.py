@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from gradkit import checks
+from gradkit.data.arrays import check_plain
 
 MOST_BINS = 256  # a bin is a uint8
 SAMPLED_ROWS = 200_000  # that quantiles are taken of
@@ -125,6 +126,7 @@ def _binned(features: np.ndarray, cuts: Cuts, num_bins: int, categorical: tuple[
 def _as_matrix(features: Any) -> tuple[np.ndarray, tuple[str, ...] | None]:
     names = tuple(map(str, features.columns)) if hasattr(features, "columns") else None
     remedy = "Encode words as numbers, and missing values as NaN."
+    check_plain("features", features)
     try:
         matrix = np.asarray(features)
         matrix = matrix if matrix.dtype in (np.float32, np.float64) else matrix.astype(np.float64)

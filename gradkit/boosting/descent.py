@@ -21,6 +21,7 @@ from gradkit.boosting.prediction import Ensemble
 from gradkit.boosting.problems import Settings
 from gradkit.boosting.splits import Penalties
 from gradkit.contracts import Descent
+from gradkit.losses.targets import rule_of
 
 MOST_DEPTH = 10
 
@@ -149,6 +150,7 @@ def _made(settings: Settings) -> Descent:
         step=functools.partial(steps.advance, settings),
         params=functools.partial(steps.finish, settings),
         loss=functools.partial(steps.loss, settings),
+        rule=lambda params, batch: rule_of(settings.loss, () if settings.num_outputs is None else (settings.num_outputs,)),
     )
 
 

@@ -37,6 +37,7 @@ def check_arrays(argument: str, data: Any) -> Any:
         ...
     ValueError: `data` must have leaves of one length, got [0]: 3, [1]: 4. ...
     """
+    _refuse_sparse(argument, data)
     leaves = [as_numbers(place, leaf) for place, leaf in places(argument, data)]
     arrays = jax.tree.unflatten(jax.tree.structure(data), map(jnp.asarray, leaves))
     num_examples(argument, arrays)
@@ -74,18 +75,37 @@ def as_numbers(place: str, leaf: Any) -> Any:
     """Return a leaf as a numpy or jax array of a dtype that jax holds; typed random keys stay as they are."""
     if is_key(leaf):
         return leaf
+    check_plain(place, leaf)
     array = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
     is_numeric = array.dtype == bool or jnp.issubdtype(array.dtype, np.number)
+    is_numeric = is_numeric and not np.issubdtype(array.dtype, np.timedelta64)  # numpy counts it among the numbers
     found = Described(f"{type(leaf).__name__} of dtype {array.dtype}")
-    require(
-        is_numeric,
-        place,
-        "hold numbers",
-        found,
-        "Encode what is not a number, such as classes as 0, 1, ...",
-        error=TypeError,
-    )
+    remedy = "Encode what is not a number, such as classes as 0, 1, ..., and fill in what is missing."
+    remedy = "Make it dense by `.toarray()`." if hasattr(leaf, "toarray") else remedy
+    require(is_numeric, place, "hold numbers", found, remedy, error=TypeError)
     return _canonical(place, array)
+
+
+def check_plain(place: str, leaf: Any):
+    """Refuse arrays whose numbers alone do not say what they mean: masked values, numpy's matrices."""
+    if isinstance(leaf, np.ma.MaskedArray) and np.ma.is_masked(leaf):
+        count = int(np.ma.getmaskarray(leaf).sum())
+        require(False, place, "have no masked values", Described(f"{count} of {leaf.size} that are"),
+                "Give examples that are to be left out the weight 0, fill the values in by `.filled(...)`, or remove "
+                "these examples.")  # fmt: skip
+    require(not isinstance(leaf, np.matrix), place, "be a plain array", Described(f"a numpy.matrix of shape {np.shape(leaf)}"),
+            "Convert it by np.asarray; products of arrays are elementwise.", error=TypeError)  # fmt: skip
+
+
+def _refuse_sparse(argument: str, data: Any):
+    """Refuse jax's sparse arrays, whose parts would pass for arrays of examples."""
+
+    def is_sparse(node):
+        return type(node).__module__.startswith("jax.experimental.sparse")
+
+    for node in jax.tree.leaves(data, is_leaf=is_sparse):
+        require(not is_sparse(node), argument, "hold dense arrays", Described(f"a {type(node).__name__}"),
+                "Make it dense by `.todense()`.", error=TypeError)  # fmt: skip
 
 
 def places(argument: str, tree: Any) -> list[tuple[str, Any]]:

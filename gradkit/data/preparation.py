@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from gradkit.checks import require
-from gradkit.data.arrays import num_examples
+from gradkit.data.arrays import check_plain, num_examples
 from gradkit.data.orders import permutation
 from gradkit.keys import key_words
 
@@ -61,6 +61,8 @@ def standardize(train: Any, *others: Any) -> tuple[np.ndarray, ...]:
     >>> standardize([[1.0, 5.0], [3.0, 5.0]], [[2.0, 7.0]])[1].tolist()
     [[0.0, 0.0]]
     """
+    for part in (train, *others):
+        check_plain("train" if part is train else "others", part)
     parts = [np.asarray(part) for part in (train, *others)]
     mean, spread = parts[0].mean(axis=0, dtype=np.float64), parts[0].std(axis=0, dtype=np.float64)
     # Rounding leaves a constant column a spread of its own, so constancy is looked up, not computed.

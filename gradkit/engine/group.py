@@ -19,6 +19,7 @@ from jax.sharding import AxisType
 from gradkit import checks
 from gradkit.contracts import Descent, Hyper, Source, Status
 from gradkit.data import check_arrays
+from gradkit.data.faults import check_targets
 from gradkit.engine import chunk as chunks
 from gradkit.engine import ledger as ledgers
 from gradkit.engine import moves, programs, rungs, runner, segment
@@ -84,6 +85,8 @@ def prepare(
     program = programs.program(make, own_static, split, source.batch, given.evaluate, is_ordered=source.is_ordered)
     lane = segment.Lanes({name: values[0] for name, values in hyper.items()}, _shape_of_key(given.key))
     outline = outlines.outline(program, lane, source.example(), source.start, given.validation)
+    check_targets("data" if jax.tree.leaves(source.resident) else "batch", source.start, outline.rule)
+    check_targets("validation", given.validation, outline.rule)
     needed = {name: value for name, value in split.items() if name in outline.reads}
     own = Members(np.asarray(positions), hyper, [member.get("seed") for member in members], np.asarray(goals), given.key)
     num_steps = int(max(goals))

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr
 
 from gradkit import checks, flows, settings, trees
-from gradkit.contracts import Descent, Info
+from gradkit.contracts import Descent, Info, Rule
 from gradkit.engine import programs
 from gradkit.engine.programs import Program
 from gradkit.engine.segment import Lanes, descent_of
@@ -29,7 +29,7 @@ ADDRESS = re.compile(r"0x[0-9a-f]+")
 class Outline(NamedTuple):
     """Shapes per member (``jax.ShapeDtypeStruct``), names read by ``make`` and those read by the loss in evaluation mode itself,
     not through the parameters, whether the key matters, and of the step a digest and the bytes of the largest value that it makes
-    on its way."""
+    on its way; and what the targets must be, if the loss says."""
 
     state: Any
     info: Info
@@ -40,6 +40,7 @@ class Outline(NamedTuple):
     is_keyed: bool
     digest: str
     largest: int
+    rule: Rule | None
 
 
 def reported(outlines: Sequence[Outline]) -> Reported:
@@ -147,11 +148,24 @@ def _traced(program: Program, lane, batch, data, validation) -> tuple[Outline, i
     _check_step(state, new_state, info)
     _check_metrics(named)
     is_keyed = _reaches_outputs(first_program, step_program, read_program, state)
-    largest = _largest(step_program.jaxpr)
+    largest, rule = _largest(step_program.jaxpr), _rule_of(make, read, lane, batch)
     constants = {id(part): part for whole in (first_program, step_program, read_program) for part in _constants(whole)}
     num_bytes = trees.num_bytes([part for part in constants.values() if hasattr(part, "dtype")])
     reads = frozenset(reads)
-    return Outline(state, info, growth, named, reads, read_by_loss, is_keyed, _digest(step_program), largest), num_bytes
+    digest = _digest(step_program)
+    return Outline(state, info, growth, named, reads, read_by_loss, is_keyed, digest, largest, rule), num_bytes
+
+
+def _rule_of(make, params, lane: Lanes, batch) -> Rule | None:
+    """What a descent says of its targets, known from shapes."""
+    rules = [None]
+
+    def trace(params, lane, batch):
+        descent = make(lane)
+        rules.append(None if descent.rule is None else descent.rule(params, batch))
+
+    jax.eval_shape(trace, params, lane, batch)
+    return rules[-1]
 
 
 def _read_by(output: str, program: ClosedJaxpr, outputs: dict[str, Any], params, lane: Lanes, validation) -> frozenset[str]:

@@ -22,6 +22,7 @@ from gradkit import boosting, losses
 from gradkit.boosting import Binned, Ensemble, Examples
 from gradkit.checks import require
 from gradkit.contracts import Status
+from gradkit.data.arrays import check_plain
 from gradkit.fits import fit
 
 
@@ -130,6 +131,7 @@ class _GradientBoosting(BaseEstimator):
 
     def _scores(self, X: Any, predict: Callable = boosting.predict) -> np.ndarray:
         check_is_fitted(self)
+        check_plain("X", X)
         X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_all_finite=False, reset=False)
         return np.asarray(predict(self.ensemble_, self._binned.like(X)), float)
 
@@ -197,6 +199,8 @@ class GradientBoostingRegressor(RegressorMixin, _GradientBoosting):
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> GradientBoostingRegressor:
         """Grow the trees on examples X (n, d) and targets y (n,)."""
+        check_plain("X", X)
+        check_plain("y", y)
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], ensure_all_finite=False, y_numeric=True)
         loss, _ = self._loss()
         require(self.loss != "poisson" or (y >= 0).all(), "y", 'be at least 0 for loss="poisson"', y, "Counts and rates are.")
@@ -244,6 +248,8 @@ class GradientBoostingClassifier(ClassifierMixin, _GradientBoosting):
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> GradientBoostingClassifier:
         """Grow the trees on examples X (n, d) and classes y (n,)."""
+        check_plain("X", X)
+        check_plain("y", y)
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], ensure_all_finite=False)
         check_classification_targets(y)
         classes, codes = np.unique(y, return_inverse=True)

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gradkit.checks import Described, require
-from gradkit.contracts import Batch, Loss, Params
+from gradkit.contracts import Batch, Loss, Params, Rule
+from gradkit.losses.targets import rule_of
 from gradkit.trees import is_inexact, leaf_names
 from gradkit.weights import Weighted, wide
 
@@ -38,6 +39,11 @@ class Objective:
     def in_evaluation(self) -> Objective:
         """The same without the penalty, which steers the training and is not what a model is judged by."""
         return dataclasses.replace(self, penalty=None)
+
+    def rule(self, params: Params, batch: Batch) -> Rule | None:
+        """What the targets of a batch must be; parameters and batch may be shapes."""
+        scores = jax.tree.leaves(jax.eval_shape(self.apply, params, _unpacked(batch)[0]))
+        return rule_of(self.loss, scores[0].shape[1:]) if len(scores) == 1 else None
 
     def _weighted(self, params, batch, weights) -> Float[Array, ""]:
         inputs, targets, _ = batch

@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from gradkit.checks import Described, require
+from gradkit.losses.targets import classes, counts, probabilities, signs, with_targets
 
 
 def squared(score: ArrayLike, target: ArrayLike) -> Float[Array, ""]:
@@ -95,6 +96,7 @@ def quantile(score: ArrayLike, target: ArrayLike, *, level: ArrayLike = 0.5) -> 
     return _mean(jnp.maximum(level * error, (level - 1) * error), dtype)
 
 
+@with_targets(counts)
 def poisson(score: ArrayLike, target: ArrayLike) -> Float[Array, ""]:
     """Poisson negative log-likelihood ``exp(score) - target * score``, without ``log(target!)``. Prediction: ``exp(score)``.
 
@@ -134,6 +136,7 @@ def gaussian(score: ArrayLike, target: ArrayLike) -> Float[Array, ""]:
     return (log_scale + error**2 / 2 + math.log(2 * math.pi) / 2).astype(dtype)
 
 
+@with_targets(probabilities)
 def logistic(score: ArrayLike, target: ArrayLike) -> Float[Array, ""]:
     """Cross-entropy of a binary target. Prediction: ``jax.nn.sigmoid(score)``, the probability of class 1.
 
@@ -152,6 +155,7 @@ def logistic(score: ArrayLike, target: ArrayLike) -> Float[Array, ""]:
     return _mean(near + jnp.where(is_positive, (1 - target) * score, -target * score), dtype)
 
 
+@with_targets(classes)
 def softmax(score: ArrayLike, target: ArrayLike) -> Float[Array, ""]:
     """Cross-entropy of one class out of k: ``log(sum(exp(score))) - score[target]``. Prediction: ``jax.nn.softmax(score)``.
 
@@ -177,6 +181,7 @@ def softmax(score: ArrayLike, target: ArrayLike) -> Float[Array, ""]:
     return jax.nn.logsumexp(wide - chosen).astype(score.dtype)
 
 
+@with_targets(signs)
 def hinge(score: ArrayLike, target: ArrayLike) -> Float[Array, ""]:
     """Margin loss of a binary target: ``max(0, 1 - score)`` for class 1, ``max(0, 1 + score)`` for the other.
 
@@ -190,6 +195,7 @@ def hinge(score: ArrayLike, target: ArrayLike) -> Float[Array, ""]:
     return _mean(jax.nn.relu(1 - jnp.where(target > 0, score, -score)), dtype)
 
 
+@with_targets(probabilities)
 def focal(score: ArrayLike, target: ArrayLike, *, gamma: ArrayLike = 2.0) -> Float[Array, ""]:
     """Logistic loss that fades for examples already classified well: ``(1 - p)**gamma * -log(p)``, p that of the true class.
 

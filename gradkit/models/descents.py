@@ -55,10 +55,11 @@ def descent(module: Any, loss: Callable, optimizer: optax.GradientTransformation
 
         return losses.objective(loss, apply)(params, batch), (new_states.pop(), {})
 
-    return descents.descent(
+    made = descents.descent(
         training_loss,
         lambda key: model.init(key).params,
         optimizer,
         state=lambda key: model.init(key).state,
         validation_loss=lambda params, state, batch: evaluate(descents.Stateful(params, state), batch),
     )
+    return made._replace(rule=evaluate.rule)

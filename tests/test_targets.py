@@ -1,0 +1,83 @@
+"""Targets that a loss has no meaning for are told before anything compiles, or where the run fails."""
+
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import gradkit as gk
+from gradkit import losses, models
+
+INPUTS = np.linspace(-1, 1, 20, dtype=np.float32)[:, None] * np.ones((1, 3), np.float32)
+LABELS = np.arange(20) % 10 + 1  # from 1 to 10
+
+
+def binary(loss):
+    return gk.descent(gk.objective(loss, lambda p, x: x @ p), jnp.zeros(3), optax.sgd(0.1))
+
+
+def classifier(loss=losses.softmax, learning_rate=0.1):
+    return gk.descent(gk.objective(loss, lambda p, x: x @ p), jnp.zeros((3, 10)), optax.sgd(learning_rate))
+
+
+RANGE = (
+    r"`data\[1\]` must hold classes from 0 to 9, as there are 10 scores, got 2 of 20 targets that are not so "
+    r"\(the first: 10 at \[9\]\)\. Number the classes from 0 \(from labels 1 to 10 subtract 1\)"
+)
+
+
+@pytest.mark.parametrize("descent", [
+    classifier(),
+    classifier(functools.partial(losses.softmax)),
+    models.descent(models.mlp((3, 10)), losses.softmax, optax.sgd(0.1)),
+    models.descent(models.mlp((3, 4, 10), batch_norm=True), losses.softmax, optax.sgd(0.1)),
+], ids=["objective", "partial", "model", "model with a state"])  # fmt: skip
+def test_labels_outside_the_classes_are_refused_before_anything_compiles(descent):
+    with pytest.raises(ValueError, match=RANGE):
+        gk.fit(descent, (INPUTS, LABELS), steps=5, progress=False)
+    with pytest.raises(ValueError, match=r"`validation\[1\]` must hold classes from 0 to 9"):
+        gk.fit(descent, (INPUTS, LABELS - 1), steps=5, validation=(INPUTS, LABELS), progress=False)
+
+
+def test_labels_outside_the_classes_are_refused_in_sweeps_and_by_trees():
+    make = lambda h: classifier(learning_rate=h.learning_rate)  # noqa: E731
+    with pytest.raises(ValueError, match=RANGE):
+        gk.sweep(make, (INPUTS, LABELS), gk.grid(learning_rate=[0.1, 0.2]), steps=5, batch_size=4, progress=False)
+    trees = gk.boosting.descent(losses.softmax, learning_rate=0.1, depth=2, num_outputs=10)
+    with pytest.raises(ValueError, match=RANGE):
+        gk.fit(trees, (gk.boosting.bin(INPUTS), LABELS), steps=2, progress=False)
+
+
+@pytest.mark.parametrize("loss, targets, match", [
+    (losses.logistic, [-1, 1], r"must lie between 0 and 1, got 10 of 20 .*: -1.0 at \[0\]\)\. Write the two classes as 0 and 1"),
+    (losses.logistic, [1, 2], r"must lie between 0 and 1, got 10 of 20"),
+    (functools.partial(losses.focal, gamma=1.0), [1, 2], r"must lie between 0 and 1"),
+    (losses.hinge, [1, 2], r"must be 1 for one class, 0 or -1 for the other, got 10 of 20"),
+    (losses.poisson, [-0.5, 2], r"must be counts or rates, at least 0, got 10 of 20"),
+], ids=["logistic of signs", "logistic of 1 and 2", "focal", "hinge", "poisson"])  # fmt: skip
+def test_targets_beyond_the_range_of_a_loss_are_refused(loss, targets, match):
+    with pytest.raises(ValueError, match=r"`data\[1\]` " + match):
+        gk.fit(binary(loss), (INPUTS, np.tile(np.float32(targets), 10)), steps=5, progress=False)
+
+
+@pytest.mark.parametrize("loss, targets", [
+    (losses.logistic, [0.0, 1 + 1e-6]),  # a probability after rounding
+    (losses.hinge, [-1, 1]),
+    (losses.hinge, [0, 1]),
+    (losses.poisson, [0, 2.5]),
+    (losses.squared, [-1, 100]),
+])  # fmt: skip
+def test_targets_within_the_range_of_a_loss_pass(loss, targets):
+    gk.fit(binary(loss), (INPUTS, np.tile(np.float32(targets), 10)), steps=1, progress=False)
+
+
+def test_examples_of_weight_zero_may_hold_what_they_like():
+    weights = np.where(LABELS == 10, 0, 1).astype(np.float32)
+    assert gk.fit(classifier(), (INPUTS, LABELS, weights), steps=5, progress=False).status == gk.Status.FINISHED
+
+
+def test_the_first_batch_of_a_stream_is_looked_at():
+    with pytest.raises(ValueError, match=r"`batch\[1\]` must hold classes from 0 to 9"):
+        gk.fit(classifier(), iter([(INPUTS, LABELS)] * 3), steps=3, progress=False)
