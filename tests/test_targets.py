@@ -2,6 +2,7 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -14,8 +15,8 @@ INPUTS = np.linspace(-1, 1, 20, dtype=np.float32)[:, None] * np.ones((1, 3), np.
 LABELS = np.arange(20) % 10 + 1  # from 1 to 10
 
 
-def binary(loss):
-    return gk.descent(gk.objective(loss, lambda p, x: x @ p), jnp.zeros(3), optax.sgd(0.1))
+def binary(loss, learning_rate=0.1):
+    return gk.descent(gk.objective(loss, lambda p, x: x @ p), jnp.zeros(3), optax.sgd(learning_rate))
 
 
 def classifier(loss=losses.softmax, learning_rate=0.1):
@@ -81,3 +82,33 @@ def test_examples_of_weight_zero_may_hold_what_they_like():
 def test_the_first_batch_of_a_stream_is_looked_at():
     with pytest.raises(ValueError, match=r"`batch\[1\]` must hold classes from 0 to 9"):
         gk.fit(classifier(), iter([(INPUTS, LABELS)] * 3), steps=3, progress=False)
+
+
+def later_labels(first_bad):
+    """A stream whose batch ``first_bad`` is the first with a label beyond the classes."""
+    return [(INPUTS, LABELS - 1 if step < first_bad else LABELS) for step in range(8)]
+
+
+@pytest.mark.parametrize("data", [
+    iter(later_labels(3)),
+    gk.stream(lambda start: later_labels(3)[start:]),
+    gk.drawn(lambda key: (jnp.asarray(INPUTS), jnp.asarray(LABELS) - 1 + jax.random.bernoulli(key).astype(int))),
+], ids=["iterable", "stream", "drawn"])  # fmt: skip
+def test_a_label_outside_the_classes_that_comes_later_is_named_where_the_run_fails(data):
+    result = gk.fit(classifier(), data, steps=8, key=1, progress=False)
+    assert result.status == gk.Status.DIVERGED
+    assert result.bad_leaf == "loss"
+    wanted = "batch[1] must hold classes from 0 to 9, as there are 10 scores, got 2 of 20 targets that are not so "
+    wanted += "(the first: 10 at [9])"
+    assert result.reason == wanted
+    assert repr(result).endswith(f"; not finite: loss in step {result.steps + 1}: {wanted}")
+    assert result.steps == 3 or isinstance(data, gk.data.sources.Drawn)
+
+
+def test_targets_beyond_the_range_that_come_later_in_a_stream_are_told():
+    """-1 and 1 in the logistic loss do not fail."""
+    signs = np.tile(np.float32([-1, 1]), 10)
+    data = gk.stream(lambda start: [(INPUTS, np.maximum(signs, 0)), (INPUTS, signs), (INPUTS, signs)][start:])
+    make = lambda h: binary(losses.logistic, h.learning_rate)  # noqa: E731
+    [note] = gk.sweep(make, data, gk.grid(learning_rate=[0.1, 0.2]), steps=3, progress=False).notes
+    assert "batch[1] must lie between 0 and 1, got 20 of 60 targets that are not so (the first: -1.0 at [1, 0])" in note

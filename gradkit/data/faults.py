@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +10,6 @@ import numpy as np
 from gradkit.checks import Described, require
 from gradkit.contracts import Rule
 from gradkit.data.arrays import places
-from gradkit.trees import is_inexact, is_key
 
 
 class Fault(NamedTuple):
@@ -28,32 +26,26 @@ class Fault(NamedTuple):
 
 def check_targets(argument: str, batch: Any, rule: Rule | None):
     """Refuse targets (the second part of a batch) that the loss has no meaning for."""
-    for fault in _target_faults(argument, batch, rule):
+    fault = target_fault(argument, batch, rule)
+    if fault is not None:
         require(False, fault.place, fault.rule, Described(fault.found), fault.remedy)
 
 
-def find_fault(argument: str, batch: Any, rule: Rule | None) -> Fault | None:
-    """The first thing that is wrong with the values of a batch: targets against their rule, or what is not finite."""
-    for place, leaf in places(argument, batch):
-        if not is_key(leaf) and is_inexact(leaf) and not np.isfinite(leaf).all():
-            is_bad = ~np.isfinite(np.asarray(leaf))
-            return Fault(place, "be finite", _found(leaf, is_bad, "values"), "Remove these examples or fill the values in.")
-    return next(_target_faults(argument, batch, rule), None)
-
-
-def _target_faults(argument: str, batch: Any, rule: Rule | None) -> Iterator[Fault]:
+def target_fault(argument: str, batch: Any, rule: Rule | None) -> Fault | None:
+    """What is wrong with the targets of a batch, or of several that are stacked; examples of weight zero hold what they like."""
     if rule is None or not (isinstance(batch, tuple) and len(batch) >= 2):
-        return
-    weights = batch[2] if len(batch) > 2 else None
+        return None
+    weights = batch[2] if len(batch) > 2 and hasattr(batch[2], "shape") else None
     for place, targets in places(f"{argument}[1]", batch[1]):
         is_bad = ~np.asarray(rule.is_met(targets))
-        if weights is not None and np.shape(weights) == is_bad.shape[:1]:
-            is_bad = is_bad & (np.asarray(weights) != 0).reshape(-1, *[1] * (is_bad.ndim - 1))
+        if weights is not None and np.shape(weights) == is_bad.shape[: np.ndim(weights)]:
+            is_bad = is_bad & (np.asarray(weights) != 0).reshape(*np.shape(weights), *[1] * (is_bad.ndim - np.ndim(weights)))
         if is_bad.any():
-            yield Fault(place, rule.words, _found(targets, is_bad, "targets"), rule.remedy)
+            return Fault(place, rule.words, _found(targets, is_bad), rule.remedy)
+    return None
 
 
-def _found(leaf: Any, is_bad: np.ndarray, what: str) -> str:
+def _found(targets: Any, is_bad: np.ndarray) -> str:
     first = tuple(np.argwhere(is_bad)[0].tolist())
-    value = jax.device_get(leaf)[first] if first else leaf
-    return f"{is_bad.sum()} of {is_bad.size} {what} that are not so (the first: {value} at {list(first)})"
+    value = jax.device_get(targets)[first]
+    return f"{is_bad.sum()} of {is_bad.size} targets that are not so (the first: {value} at {list(first)})"

@@ -12,6 +12,7 @@ import numpy as np
 from gradkit import trees
 from gradkit.contracts import Info, Status
 from gradkit.engine import explanations, failure, resting, segment
+from gradkit.engine.explanations import Cause
 from gradkit.engine.failure import Doubt, Rest
 from gradkit.engine.ledger import Placement
 from gradkit.engine.progress import Tally
@@ -188,7 +189,7 @@ def settle_doubts(chunk: Chunk):
     chunk.state, chunk.doubt = _lay_to_rest(chunk, rest, reasons, chunk.state), None
 
 
-def _lay_to_rest(chunk: Chunk, rest: Rest, reasons: dict[int, str], state: Any) -> Any:
+def _lay_to_rest(chunk: Chunk, rest: Rest, reasons: dict[int, Cause], state: Any) -> Any:
     """Enter where failed lanes rest and why, and return the state with theirs in it."""
     ledger, lanes = chunk.run.ledger, list(rest.steps)
     ledger.steps[chunk.members[lanes]] = list(rest.steps.values())
@@ -199,7 +200,8 @@ def _lay_to_rest(chunk: Chunk, rest: Rest, reasons: dict[int, str], state: Any) 
         chunk.growths = segment.cut(chunk.growths, ledger.steps[chunk.members].astype(np.int32))
     for lane, reason in reasons.items():
         ledger.status[chunk.members[lane]] = Status.DIVERGED
-        ledger.bad_leaf[chunk.members[lane]] = reason
+        ledger.bad_leaf[chunk.members[lane]] = reason.leaf
+        ledger.reason[chunk.members[lane]] = reason.targets
     return segment.select(np.isin(np.arange(len(chunk.members)), lanes), rest.state, state)
 
 

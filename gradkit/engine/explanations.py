@@ -7,13 +7,14 @@ runs while all goes well.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from gradkit import trees
+from gradkit.data.faults import target_fault
 from gradkit.engine import segment
 from gradkit.engine.failure import Rest
 
@@ -21,7 +22,14 @@ if TYPE_CHECKING:
     from gradkit.engine.chunk import Chunk
 
 
-def first_not_finite(chunk: Chunk, rest: Rest, tickets: Any) -> dict[int, str]:
+class Cause(NamedTuple):
+    """What was not finite first, by name, and what is wrong with the targets of that step's batch, in words or ``""``."""
+
+    leaf: str
+    targets: str
+
+
+def first_not_finite(chunk: Chunk, rest: Rest, tickets: Any) -> dict[int, Cause]:
     """For each failed lane the first thing that was not finite, in the order in which a step makes things.
 
     A leaf of the first state; else a leaf of the batch, the loss, a leaf of the gradients, updates or parameters, as far as the
@@ -41,7 +49,8 @@ def first_not_finite(chunk: Chunk, rest: Rest, tickets: Any) -> dict[int, str]:
     for lane, leaf in rest.leaves.items():
         at_start = next(_nan_leaves(rest.state, lane), None) if rest.steps[lane] == 0 else None
         seen = "loss" if leaf is None else names[leaf]
-        told[lane] = next(_flagged(finite, lane, False), seen) if at_start is None else f"{names[at_start]} at the start"
+        named = next(_flagged(finite, lane, False), seen) if at_start is None else f"{names[at_start]} at the start"
+        told[lane] = Cause(named, _wrong_targets(chunk, own[lane]))
     return told
 
 
@@ -55,6 +64,15 @@ def zero_gradients(chunk: Chunk, lanes: np.ndarray) -> dict[int, tuple[str, ...]
     _, zero = jax.device_get(explain(chunk.lanes, chunk.state, chunk.run.source.resident, tickets))
     own = {"": zero["gradients"]} if "gradients" in zero else {}
     return {lane: tuple(_flagged(own, lane, True)) for lane in np.flatnonzero(lanes).tolist()}
+
+
+def _wrong_targets(chunk: Chunk, ticket: Any) -> str:
+    """What is wrong with the targets of a batch that came from outside; arrays were looked at before the run."""
+    run = chunk.run
+    if run.outline.rule is None or jax.tree.leaves(run.source.resident):
+        return ""
+    fault = target_fault("batch", run.program.batch((), ticket), run.outline.rule)
+    return "" if fault is None else str(fault)
 
 
 def _flagged(parts: dict[str, Any], lane: int, flag: bool) -> Iterator[str]:

@@ -37,6 +37,7 @@ class Ledger:
             (m,).
         bad_leaf: What was not finite first, in words: ``"loss"``, ``"gradients of hidden[0]"``, ``"state.optimizer[1]"``;
             ``None`` for a sound member.
+        reason: What is wrong with the batch at which a member failed, in words, or ``""``.
         start_loss, end_loss: The loss that the first step saw, and what the same step would see at the end: on the same batch, by
             the same program. NaN where there was none. Shape (m,).
         has_moved: Whether any parameter differs from its start; True where that is not known. Shape (m,).
@@ -59,6 +60,7 @@ class Ledger:
     steps: np.ndarray
     rung: np.ndarray
     bad_leaf: list[str | None]
+    reason: list[str]
     start_loss: np.ndarray
     end_loss: np.ndarray
     has_moved: np.ndarray
@@ -186,6 +188,7 @@ def blank(num_members: int, every: int) -> Ledger:
         steps=np.zeros(num_members, int),
         rung=np.zeros(num_members, int),
         bad_leaf=[None] * num_members,
+        reason=[""] * num_members,
         start_loss=np.full(num_members, np.nan),
         end_loss=np.full(num_members, np.nan),
         has_moved=np.ones(num_members, bool),

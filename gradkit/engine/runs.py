@@ -13,6 +13,7 @@ import numpy as np
 
 from gradkit import keys, trees
 from gradkit.contracts import Source
+from gradkit.data.faults import target_fault
 from gradkit.engine.ledger import Ledger
 from gradkit.engine.outline import Outline
 from gradkit.engine.programs import Program
@@ -172,7 +173,14 @@ class Run(NamedTuple):
         count = min(len(leaf) for leaf in jax.tree.leaves(tickets))
         if count == 0:
             return None, 0
+        fault = target_fault("batch", tickets, self.outline.rule)
+        if fault is not None:
+            self._note(f"in a batch of the steps {start + 1} to {start + count} {fault} {fault.remedy}")
         return jax.device_put(jax.tree.map(lambda leaf: _pad(leaf, self.capacity), tickets)), count
+
+    def _note(self, note: str):
+        if not any(told.startswith("in a batch of the steps") for told in self.ledger.notes):  # one says enough
+            self.ledger.notes.append(note)
 
     def no_tickets(self) -> Any:
         """Tickets of a stream that are never used, to compile with."""

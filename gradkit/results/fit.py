@@ -45,6 +45,7 @@ class Fit:
         has_moved: Whether any parameter differs from its start.
         zero_gradients: The leaves whose gradient, taken at the end on the batch of the first step, is exactly zero. They are only
             looked for where a leaf of the parameters never moved, and as far as the descent tells its parts.
+        reason: What is wrong with the batch at which the descent failed, such as targets outside the classes; else ``""``.
     """
 
     params: Any
@@ -64,6 +65,7 @@ class Fit:
     end_loss: float = np.nan
     has_moved: bool = True
     zero_gradients: tuple[str, ...] = ()
+    reason: str = ""
 
     @property
     def curve(self) -> np.ndarray:
@@ -117,6 +119,7 @@ class Fit:
         metrics = "".join(f", {name} {value:.4g}" for name, value in self.metrics.items())
         where = f"; not finite: {self._bad_place}" if self.bad_leaf else ""
         remarks = "".join(f"; {remark}" for remark in self.remarks)
+        where += f": {self.reason}" if self.reason else ""
         steps = f"{self.steps} step{'s' * (self.steps != 1)}"
         return f"Fit {self.status.name}: {steps} in {self.seconds:.1f} s, {self._course()}{metrics}{where}{remarks}"
 
@@ -158,6 +161,7 @@ def from_ledger(ledger: Ledger, member: int, seconds: float) -> Fit:
         status=Status(ledger.status[member]),
         steps=int(ledger.steps[member]),
         bad_leaf=ledger.bad_leaf[member],
+        reason=ledger.reason[member],
         seconds=seconds,
         every=ledger.every,
         tail=history if ledger.every == 1 else {"loss": last_rows.loss, **last_rows.metrics},
