@@ -24,7 +24,7 @@ from gradkit.engine.holdings import Holding
 from gradkit.engine.plan import Plan
 from gradkit.engine.runs import Run
 from gradkit.keys import as_key
-from gradkit.questions import VALIDATION_LOSS, Question, Reported
+from gradkit.questions import BEST_LOSS, FINAL_LOSS, VALIDATION_LOSS, Question, Reported
 from gradkit.results.sweep import configurations
 from gradkit.spaces import Space
 
@@ -209,13 +209,19 @@ def _check_seeds(run: Run):
 
 def unlike_losses(space: Space, prepared: Prepared) -> list[str]:
     """Say it where members are judged by losses that are not one and the same."""
-    read = frozenset().union(*(run.outline.read_in_evaluation for run in prepared.runs))
-    differing = [name for name in space.axes if name in read and len({member.get(name) for member in space}) > 1]
-    if not differing or prepared.question.metric != VALIDATION_LOSS:
+    has_validation = VALIDATION_LOSS in prepared.reported.of_evaluation
+    if prepared.question.metric not in ([VALIDATION_LOSS] if has_validation else [FINAL_LOSS, BEST_LOSS]):
         return []
+    read = frozenset().union(*(run.outline.read_by_loss for run in prepared.runs))
+    differing = [name for name in space.axes if name in read and len({member.get(name) for member in space}) > 1]
+    if not differing:
+        return []
+    which = "loss in evaluation mode" if has_validation else "training loss"
+    remedy = "Pass validation= (an objective is evaluated without its penalty)"
+    remedy = "Pass validation_loss= to gk.descent" if has_validation else remedy
     return [
-        f"the loss in evaluation mode reads {', '.join(differing)} itself, not through the parameters: members that differ in it "
-        "are ranked by different losses. Pass validation_loss= to gk.descent, or rank by a metric of evaluate="
+        f"the {which} reads {', '.join(differing)} itself, not through the parameters: members that differ in it are ranked by "
+        f"different losses. {remedy}, or rank by a metric of evaluate="
     ]
 
 

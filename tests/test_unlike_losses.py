@@ -79,3 +79,11 @@ def test_parameters_of_a_loss_are_told():
 
     [note] = swept(make, gk.grid(delta=[0.1, 1.0])).notes
     assert "reads delta itself" in note
+
+
+@pytest.mark.parametrize("loss", [penalized, by_hand])
+def test_training_losses_that_read_what_is_swept_are_told_where_there_is_nothing_else_to_rank_by(loss):
+    make = lambda h: gk.descent(loss(h.l2), jnp.zeros(()), gk.transforms.guard(optax.sgd(h.learning_rate)))  # noqa: E731
+    space = gk.grid(l2=[0.0, 0.5], learning_rate=[0.1, 0.2])
+    [note] = gk.sweep(make, DATA, space, steps=20, progress=False).notes
+    assert note.startswith("the training loss reads l2 itself, not through the parameters")

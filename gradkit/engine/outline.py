@@ -27,16 +27,24 @@ ADDRESS = re.compile(r"0x[0-9a-f]+")
 
 
 class Outline(NamedTuple):
-    """Shapes per member (``jax.ShapeDtypeStruct``), names read by ``make`` and those read by the loss in evaluation mode itself,
-    not through the parameters, whether the key matters, and of the step a digest and the bytes of the largest value that it makes
-    on its way; and what the targets must be, if the loss says."""
+    """Shapes per member (``jax.ShapeDtypeStruct``), and what else can be seen in the traced programs.
+
+    Attributes:
+        state, info, growth, metrics: Shapes.
+        reads: Names of hyper-parameters read by ``make``.
+        read_by_loss: Those that the loss reads itself, not through the parameters: the loss in evaluation mode if there are
+            validation data, else that of a step.
+        is_keyed: Whether the key matters.
+        digest, largest: Of the step: a digest, and the bytes of the largest value that it makes on its way.
+        rule: What the targets must be, if the loss says.
+    """
 
     state: Any
     info: Info
     growth: Any
     metrics: dict[str, Any]
     reads: frozenset[str]
-    read_in_evaluation: frozenset[str]
+    read_by_loss: frozenset[str]
     is_keyed: bool
     digest: str
     largest: int
@@ -136,7 +144,7 @@ def _traced(program: Program, lane, batch, data, validation) -> tuple[Outline, i
         named, read_by_loss = {}, frozenset()
         if validation is not None:
             measuring, named = jax.make_jaxpr(metrics, return_shape=True)(read, lane, validation)
-            read_by_loss = _read_by("validation_loss", measuring, named, read, lane, validation)
+            read_by_loss = _read_by(measuring, sorted(named).index("validation_loss"), read, lane, validation)
     except (TypeError, jax.errors.TracerArrayConversionError) as error:
         if not _needs_a_value(error):
             raise
@@ -148,6 +156,8 @@ def _traced(program: Program, lane, batch, data, validation) -> tuple[Outline, i
     _check_step(state, new_state, info)
     _check_metrics(named)
     is_keyed = _reaches_outputs(first_program, step_program, read_program, state)
+    if validation is None and lane.hyper:
+        read_by_loss = _read_by_training_loss(make, state, lane, batch)
     largest, rule = _largest(step_program.jaxpr), _rule_of(make, read, lane, batch)
     constants = {id(part): part for whole in (first_program, step_program, read_program) for part in _constants(whole)}
     num_bytes = trees.num_bytes([part for part in constants.values() if hasattr(part, "dtype")])
@@ -168,14 +178,22 @@ def _rule_of(make, params, lane: Lanes, batch) -> Rule | None:
     return rules[-1]
 
 
-def _read_by(output: str, program: ClosedJaxpr, outputs: dict[str, Any], params, lane: Lanes, validation) -> frozenset[str]:
-    """The hyper-parameters that reach an output of a program of ``(params, lane, validation)`` by the lane."""
-    place = sorted(outputs).index(output)
-    none = jax.tree.map(lambda leaf: False, (params, lane, validation))
+def _read_by_training_loss(make, state, lane: Lanes, batch) -> frozenset[str]:
+    """Of the loss as a step computes it, before its optimizer has a say: as far as the descent tells its parts."""
+    try:
+        program = jax.make_jaxpr(lambda state, lane, batch: make(lane).parts(state, batch)["loss"])(state, lane, batch)
+    except Exception:  # no parts, or those of a descent with another step, whose state they do not know
+        return frozenset()
+    return _read_by(program, 0, state, lane, batch)
+
+
+def _read_by(program: ClosedJaxpr, output: int, first: Any, lane: Lanes, last: Any) -> frozenset[str]:
+    """The hyper-parameters that reach an output of a program of ``(first, lane, last)`` by the lane."""
+    none = jax.tree.map(lambda leaf: False, (first, lane, last))
 
     def is_reached(name):
         marked = none[1]._replace(hyper={**none[1].hyper, name: True})
-        return flows.reached(program, jax.tree.leaves((none[0], marked, none[2])))[place]
+        return flows.reached(program, jax.tree.leaves((none[0], marked, none[2])))[output]
 
     return frozenset(name for name in lane.hyper if is_reached(name))
 
