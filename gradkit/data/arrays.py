@@ -73,7 +73,7 @@ def check_finite(argument: str, data: Any):
 
 def as_numbers(place: str, leaf: Any) -> Any:
     """Return a leaf as a numpy or jax array of a dtype that jax holds; typed random keys stay as they are."""
-    if is_key(leaf):
+    if isinstance(leaf, jax.Array) and is_key(leaf):
         return leaf
     check_plain(place, leaf)
     array = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)

@@ -71,7 +71,7 @@ def _wrong_targets(chunk: Chunk, ticket: Any) -> str:
     run = chunk.run
     if run.outline.rule is None or jax.tree.leaves(run.source.resident):
         return ""
-    fault = target_fault("batch", run.program.batch((), ticket), run.outline.rule)
+    fault = target_fault("batch", run.program.traced.batch((), ticket), run.outline.rule)
     return "" if fault is None else str(fault)
 
 
