@@ -7,28 +7,28 @@ Everything wrong with the arguments raises here, before anything compiles.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
 
 from gradkit import checks, questions
+from gradkit.contracts import Source
 from gradkit.data import source
 from gradkit.engine import group as groups
 from gradkit.engine import halving as rules
-from gradkit.engine import holdings, planner, programs
+from gradkit.engine import holdings, planner, programs, readings
 from gradkit.engine import outline as outlines
 from gradkit.engine.halving import Configuration, Halving
 from gradkit.engine.holdings import Holding
 from gradkit.engine.plan import Plan
+from gradkit.engine.readings import Readings
 from gradkit.engine.runs import Run
 from gradkit.keys import as_key
 from gradkit.questions import BEST_LOSS, FINAL_LOSS, VALIDATION_LOSS, Question, Reported
-from gradkit.results.sweep import configurations
+from gradkit.results.best import configurations
 from gradkit.spaces import Space
-
-ENGINE_AXES = ("steps", "batch_size", "seed")  # read by the engine, whether or not make reads them too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +63,7 @@ class Prepared(NamedTuple):
         question: How they are compared.
         configurations: The members of each.
         halving: The rules, with the question in them, or ``None``.
+        found: What each member reads, and whose run it shares.
         holdings: The runs without their arrays.
     """
 
@@ -72,6 +73,7 @@ class Prepared(NamedTuple):
     question: Question
     configurations: list[Configuration]
     halving: Halving | None
+    found: Readings
     holdings: list[Holding]
 
 
@@ -83,35 +85,80 @@ def prepare(request: Request) -> Prepared:
     """
     _check_arguments(request)
     programs.begin()
-    space, data, batch_size = request.space, request.data, request.batch_size
+    space = request.space
     every = checks.whole_number("history_every", request.history_every, at_least=1, remedy="1 keeps every step.")
     validation = groups.check_evaluation(request.validation, request.evaluate, request.evaluate_every)
     given = groups.Settings(as_key(request.key), validation, request.evaluate, request.evaluate_every, every)
-    runs, names, sources = [], [], []
-    for static, positions in _groups(space, data):
-        sources.append(
-            functools.partial(
-                source, batch_size=static.get("batch_size", batch_size), key=given.key, per_seed=request.order == "per_seed"
-            )
-        )
-        feed = sources[-1](data)
-        data = feed.resident if jax.tree.leaves(feed.resident) else data  # on the device once, for all programs
-        members = [{name: space[position][name] for name in space.traced} for position in positions]
-        goals = [space[position].get("steps", request.steps) for position in positions]
-        run = groups.prepare(request.make, static, members, positions, feed, goals, given)
-        _check_seeds(run)
-        runs.append(run)
-        names.append(", ".join(f"{name}={_readable(value)}" for name, value in static.items()) or "all")
+    parts = _parts(request, given)
+    _check_reads(space, parts)
+    found = _readings(space, parts)
+    parts = [kept for kept in (_only(request, given, part, found.own) for part in parts) if kept]
+    runs = [part.run for part in parts]
     reported = outlines.reported([run.outline for run in runs])
     groups.check_names(reported, space.axes)
-    _check_reads(space, runs)
     question, halving = _asked(request, reported), None
     if request.halving is not None:
         halving = replace(request.halving, metric=question.metric, goal=question.goal, over=question.over)
         _check_halving(halving, space, runs)
         runs = [run._replace(rungs=rules.rung_steps(halving, run.num_steps)) for run in runs]
-    held = _holdings(request, runs, sources)
-    return Prepared(runs, names, reported, question, configurations(space, question.over), halving, held)
+    together = configurations(found.hyper, question.over, found.run_by)
+    names = [_name(part, found.hyper[part.positions[0]]) for part in parts]
+    held = _holdings(request, runs, [part.source for part in parts])
+    return Prepared(runs, names, reported, question, together, halving, found, held)
+
+
+class _Part(NamedTuple):
+    """A program of a sweep: the static hyper-parameters, the members that have them, their batches, how they run."""
+
+    static: dict[str, Any]
+    positions: Sequence[int]
+    source: Callable[[Any], Source]
+    feed: Source
+    run: Run
+
+
+def _parts(request: Request, given: groups.Settings) -> list[_Part]:
+    """All members of the space, in as few programs as hold them."""
+    data, parts = request.data, []
+    for static, positions in _groups(request.space, data):
+        own = functools.partial(
+            source,
+            batch_size=static.get("batch_size", request.batch_size),
+            key=given.key,
+            per_seed=request.order == "per_seed",
+        )
+        feed = own(data)
+        data = feed.resident if jax.tree.leaves(feed.resident) else data  # on the device once, for all programs
+        parts.append(_Part(static, positions, own, feed, _run_of(request, given, static, positions, feed)))
+    return parts
+
+
+def _run_of(request: Request, given: groups.Settings, static, positions, feed: Source) -> Run:
+    here = [request.space[position] for position in positions]
+    members = [{name: member[name] for name in request.space.traced if name in member} for member in here]
+    goals = [member.get("steps", request.steps) for member in here]
+    return groups.prepare(request.make, static, members, positions, feed, goals, given)
+
+
+def _readings(space: Space, parts: Sequence[_Part]) -> Readings:
+    names = {position: readings.names_read(part.run, part.static) for part in parts for position in part.positions}
+    # A lone seed that matters nowhere is no axis to choose along: it stays in the table as it was written.
+    lone = frozenset() if any("seed" in each for each in names.values()) else frozenset({"seed"})
+    return readings.read(space.members, [names[position] | lone for position in range(len(space))])
+
+
+def _only(request: Request, given: groups.Settings, part: _Part, own: frozenset[int]) -> _Part | None:
+    """The part of a program whose members run themselves; ``None`` if all share the runs of others."""
+    positions = tuple(position for position in part.positions if position in own)
+    if not positions or len(positions) == len(part.positions):
+        return part if positions else None
+    run = _run_of(request, given, part.static, positions, part.feed)
+    return part._replace(positions=positions, run=run)
+
+
+def _name(part: _Part, hyper: dict[str, Any]) -> str:
+    """What tells a program from the others: the static hyper-parameters that it reads."""
+    return ", ".join(f"{name}={_readable(value)}" for name, value in part.static.items() if name in hyper) or "all"
 
 
 def _holdings(request: Request, runs: list[Run], sources: list[Callable]) -> list[Holding]:
@@ -163,16 +210,20 @@ def _check_arguments(request: Request):
     checks.require(halving is None or isinstance(halving, Halving), "halving", "be a Halving", halving,
                    "Write gk.Halving(min_steps=20).", error=TypeError)  # fmt: skip
     checks.one_of("order", order, ["shared", "per_seed"])
-    if "steps" in space.axes:
-        checks.require(steps is None, "steps", "be an argument or an axis, not both", steps, "Leave out one of them.")
+    rule, remedy = "be an argument or an axis, not both", "Leave out one of them."
+    if _all_have(space, "steps"):
+        checks.require(steps is None, "steps", rule, steps, remedy)
     else:
         checks.whole_number("steps", steps, at_least=1, remedy="It counts the updates each member makes.")
-    if "batch_size" in space.axes:
-        checks.require(batch_size is None, "batch_size", "be an argument or an axis, not both", batch_size,
-                       "Leave out one of them.")  # fmt: skip
+    if _all_have(space, "batch_size"):
+        checks.require(batch_size is None, "batch_size", rule, batch_size, remedy)
     if order == "per_seed":
-        checks.require("seed" in space.axes, "order", "be 'shared' without a seed axis", order,
-                       "Add a seed axis: seed=range(4).")  # fmt: skip
+        remedy = "Add a seed axis: seed=range(4)."
+        checks.require(_all_have(space, "seed"), "order", "be 'shared' without a seed axis", order, remedy)
+
+
+def _all_have(space: Space, name: str) -> bool:
+    return all(name in member for member in space)
 
 
 def _groups(space: Space, data: Any) -> list[tuple[dict[str, Any], tuple[int, ...]]]:
@@ -190,21 +241,27 @@ def _check_halving(halving: Halving, space: Space, runs: list[Run]):
     rules.rung_steps(halving, runs[0].num_steps)
 
 
-def _check_reads(space: Space, runs: list[Run]):
-    read = frozenset().union(*(run.outline.reads for run in runs))
-    unread = [name for name in space.axes if name not in read and name not in ENGINE_AXES]
-    checks.require(not unread, "space", "have only axes that make reads", checks.Described(", ".join(unread)),
-                   f"make reads {', '.join(sorted(read)) or 'nothing'}; use the axis or drop it.")  # fmt: skip
+def _check_reads(space: Space, parts: Sequence[_Part]):
+    """Refuse axes that no member reads."""
+    read = frozenset().union(*(part.run.outline.reads for part in parts))
+    unread = [name for name in space.axes if name not in read and name not in (*readings.ENGINE_AXES, "seed")]
+    remedy = f"make reads {', '.join(sorted(read)) or 'nothing'}; use the axis or drop it."
+    checks.require(not unread, "space", "have only axes that make reads", checks.Described(", ".join(unread)), remedy)
+    used = frozenset().union(*(readings.names_read(part.run, part.static) for part in parts))
+    _check_seeds(space, "seed" in used)
+    idle = [name for name in space.axes if name not in used and name != "seed"]
+    remedy = "make reads it, but nothing that a member is or tells depends on it; use the axis or drop it."
+    checks.require(not idle, "space", "have only axes that change something", checks.Described(", ".join(idle)), remedy)
 
 
-def _check_seeds(run: Run):
-    if len(set(run.members.seeds)) < 2:
-        return
-    matters = run.outline.is_keyed or run.source.is_ordered or "seed" in run.outline.reads
-    checks.require(matters, "seed", "change something",
-                   checks.Described(f"{len(set(run.members.seeds))} seeds for identical members"),
-                   "Give gk.descent parameters that depend on the key (key -> pytree), or order='per_seed' with a "
-                   "batch_size, or drop the axis.")  # fmt: skip
+def _check_seeds(space: Space, matter: bool):
+    seeds = {member["seed"] for member in space if "seed" in member}
+    remedy = (
+        "Give gk.descent parameters that depend on the key (key -> pytree), or order='per_seed' with a batch_size, or drop "
+        "the axis."
+    )
+    given = checks.Described(f"{len(seeds)} seeds for identical members")
+    checks.require(matter or len(seeds) < 2, "seed", "change something", given, remedy)
 
 
 def unlike_losses(space: Space, prepared: Prepared) -> list[str]:

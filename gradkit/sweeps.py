@@ -54,7 +54,9 @@ def sweep(
         data, batch_size, validation, evaluate, evaluate_every, history_every, progress: As in :func:`gradkit.fit`; shared by all
             members.
         space: The members, for example ``gk.grid(learning_rate=gk.geomspace(1e-4, 1, 9), seed=range(4))``. A ``seed`` axis
-            gives each seed its own key: ``gk.keys.member_key(key, seed)``.
+            gives each seed its own key: ``gk.keys.member_key(key, seed)``. Spaces with different axes may be joined by ``+``.
+            An axis that a member does not have, or that its program does not read, is blank for it; members that are equal
+            therefore run once and share their result. An axis that no member reads is an error.
         steps: Updates to make, unless ``steps`` is an axis.
         key: An int or a jax key; seeds initialization and order.
         metric, goal, over: The question: what members are compared by, ``"min"`` or ``"max"``, and the axis along which they are
@@ -184,13 +186,15 @@ def plan(
 
 def _run(space, prepared: Prepared, settled: Plan, progress, started) -> Sweep:
     runs = prepared.runs
-    tally = Tally(len(space), sum(int(run.members.goals.sum()) for run in runs))
+    tally = Tally(len(prepared.found.own), sum(int(run.members.goals.sum()) for run in runs))
     with listening() as is_interrupted, shown(tally, is_wanted=progress):
         rungs = groups.execute(runs, settled, tally, is_interrupted, prepared.halving, prepared.configurations)
     seconds = time.perf_counter() - started
     homes = {position: (run, member) for run in runs for member, position in enumerate(run.members.positions)}
-    fits = tuple(from_ledger(run.ledger, member, seconds) for run, member in (homes[i] for i in range(len(space))))
-    notes = requests.unlike_losses(space, prepared)
+    own = {position: from_ledger(run.ledger, member, seconds) for position, (run, member) in homes.items()}
+    run_by = prepared.found.run_by
+    fits = tuple(own[position] for position in run_by)
+    notes = [*requests.unlike_losses(space, prepared), *prepared.found.note()]
     notes += [note for run in runs for note in (run.source.note(), *run.ledger.notes) if note]
     kept = settings.kept()
     held = {
@@ -198,11 +202,20 @@ def _run(space, prepared: Prepared, settled: Plan, progress, started) -> Sweep:
         for holding in prepared.holdings
         for member, position in enumerate(holding.run.members.positions)
     }
-    replay = lambda member: _replay(*held[member], settled, kept)  # noqa: E731
+    replay = lambda member: _replay(*held[run_by[member]], settled, kept)  # noqa: E731
     return Sweep(
-        tuple(space), fits, seconds, tuple(notes), settled, tuple(rungs), question=prepared.question,
-        reported=prepared.reported, settings=kept, replay_fn=replay,
-    )  # fmt: skip
+        prepared.found.hyper,
+        fits,
+        seconds,
+        tuple(notes),
+        settled,
+        tuple(rungs),
+        question=prepared.question,
+        reported=prepared.reported,
+        run_by=run_by,
+        settings=kept,
+        replay_fn=replay,
+    )
 
 
 def _replay(holding: Holding, member: int, settled: Plan, kept: settings.Settings) -> Fit:

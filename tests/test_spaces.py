@@ -42,6 +42,23 @@ def test_a_join_lists_one_space_after_the_other_whatever_the_order_of_axes():
     assert joined.axes == ("a", "b")
 
 
+def test_an_axis_that_one_side_of_a_join_does_not_have_is_blank_there():
+    joined = grid(kind=["sgd"], momentum=[0.5, 1]) + grid(b2=[0.9], kind=["adam"]) * grid(seed=[0, 1])
+    assert joined.axes == ("kind", "momentum", "b2", "seed")
+    assert list(joined) == [
+        {"kind": "sgd", "momentum": 0.5},
+        {"kind": "sgd", "momentum": 1.0},
+        {"kind": "adam", "b2": 0.9, "seed": 0},
+        {"kind": "adam", "b2": 0.9, "seed": 1},
+    ]
+    assert repr(joined.columns()["momentum"]) == "[0.5, 1.0, blank, blank]"
+    assert joined.groups() == (((("kind", "sgd"),), (0, 1)), ((("kind", "adam"),), (2, 3)))
+    assert (grid(a=[1]) + grid(b=[2])).groups() == (((), (0,)), ((), (1,)))
+    whole = joined * grid(rate=[0.1, 0.2])
+    assert len(whole) == 8 and whole[7] == {"kind": "adam", "b2": 0.9, "seed": 1, "rate": 0.2}
+    assert (joined + grid(kind=["lion"], momentum=[2]))[4] == {"kind": "lion", "momentum": 2.0}
+
+
 def test_a_join_keeps_each_axis_of_one_kind():
     column = (grid(a=[1, 2]) + grid(a=[0.5])).columns()["a"]
     assert column == [1.0, 2.0, 0.5] and all(type(value) is float for value in column)
@@ -257,8 +274,6 @@ def test_a_wrong_space_is_refused_with_the_place_and_the_remedy(make, arguments,
 def test_spaces_that_do_not_fit_together_are_refused():
     with pytest.raises(ValueError, match=r"`space` must name each axis once, got \['a'\]"):
         grid(a=[1]) * grid(a=[2], b=[3])
-    with pytest.raises(ValueError, match=r"same axes on both sides of `\+`, got a \+ a, b"):
-        grid(a=[1]) + grid(a=[2], b=[3])
     with pytest.raises(ValueError, match="both traced or both static"):
         grid(a=[1]) + grid(a=static([2]))
     with pytest.raises(TypeError, match=r"`space` must be combined with a space, got \[1, 2\]. Write gk.grid"):

@@ -32,6 +32,7 @@ class Outline(NamedTuple):
     Attributes:
         state, info, growth, metrics: Shapes.
         reads: Names of hyper-parameters read by ``make``.
+        uses: Those of the traced ones that reach what the member is or tells.
         read_by_loss: Those that the loss reads itself, not through the parameters: the loss in evaluation mode if there are
             validation data, else that of a step.
         is_keyed: Whether the key matters.
@@ -44,6 +45,7 @@ class Outline(NamedTuple):
     growth: Any
     metrics: dict[str, Any]
     reads: frozenset[str]
+    uses: frozenset[str]
     read_by_loss: frozenset[str]
     is_keyed: bool
     digest: str
@@ -141,10 +143,16 @@ def _traced(program: Program, lane, batch, data, validation) -> tuple[Outline, i
         step_program, (new_state, info, growth) = jax.make_jaxpr(step, return_shape=True)(state, lane, batch)
         growths = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), growth)
         read_program, read = jax.make_jaxpr(params, return_shape=True)(state, growths, lane)
+        told = [
+            (first_program, (lane.key, lane, data, validation)),
+            (step_program, (state, lane, batch)),
+            (read_program, (state, growths, lane)),
+        ]
         named, read_by_loss = {}, frozenset()
         if validation is not None:
             measuring, named = jax.make_jaxpr(metrics, return_shape=True)(read, lane, validation)
             read_by_loss = _read_by(measuring, sorted(named).index("validation_loss"), read, lane, validation)
+            told.append((measuring, (read, lane, validation)))
     except (TypeError, jax.errors.TracerArrayConversionError) as error:
         if not _needs_a_value(error):
             raise
@@ -161,9 +169,9 @@ def _traced(program: Program, lane, batch, data, validation) -> tuple[Outline, i
     largest, rule = _largest(step_program.jaxpr), _rule_of(make, read, lane, batch)
     constants = {id(part): part for whole in (first_program, step_program, read_program) for part in _constants(whole)}
     num_bytes = trees.num_bytes([part for part in constants.values() if hasattr(part, "dtype")])
-    reads = frozenset(reads)
-    digest = _digest(step_program)
-    return Outline(state, info, growth, named, reads, read_by_loss, is_keyed, digest, largest, rule), num_bytes
+    uses = frozenset(name for name in lane.hyper if any(_is_used(name, *program) for program in told))
+    reads, digest = frozenset(reads), _digest(step_program)
+    return Outline(state, info, growth, named, reads, uses, read_by_loss, is_keyed, digest, largest, rule), num_bytes
 
 
 def _rule_of(make, params, lane: Lanes, batch) -> Rule | None:
@@ -189,13 +197,20 @@ def _read_by_training_loss(make, state, lane: Lanes, batch) -> frozenset[str]:
 
 def _read_by(program: ClosedJaxpr, output: int, first: Any, lane: Lanes, last: Any) -> frozenset[str]:
     """The hyper-parameters that reach an output of a program of ``(first, lane, last)`` by the lane."""
-    none = jax.tree.map(lambda leaf: False, (first, lane, last))
+    arguments = (first, lane, last)
+    return frozenset(name for name in lane.hyper if flows.reached(program, _marked(name, arguments))[output])
 
-    def is_reached(name):
-        marked = none[1]._replace(hyper={**none[1].hyper, name: True})
-        return flows.reached(program, jax.tree.leaves((none[0], marked, none[2])))[output]
 
-    return frozenset(name for name in lane.hyper if is_reached(name))
+def _is_used(name: str, program: ClosedJaxpr, arguments: tuple) -> bool:
+    """Whether a hyper-parameter reaches an output of a program, by the lane among its arguments."""
+    return any(flows.reached(program, _marked(name, arguments)))
+
+
+def _marked(name: str, arguments: tuple) -> list[bool]:
+    """Which leaves of a program's arguments are that hyper-parameter."""
+    none = jax.tree.map(lambda leaf: False, arguments)
+    lanes = lambda part: part._replace(hyper={**part.hyper, name: True}) if isinstance(part, Lanes) else part  # noqa: E731
+    return jax.tree.leaves(tuple(map(lanes, none)))
 
 
 def _digest(program: ClosedJaxpr) -> str:

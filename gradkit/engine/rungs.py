@@ -81,7 +81,7 @@ def climb(
         if is_interrupted.is_set() or any(chunk.is_live.any() and chunk.step < end for group in groups for chunk in group):
             drive(groups, end, is_last=True)
             break
-        scores, is_running = _scores(groups, halving.metric, reported, sum(map(len, configurations)))
+        scores, is_running = _scores(groups, halving.metric, reported, 1 + max(map(max, configurations)))
         verdict = rules.judge(
             halving, rung, scores, is_running=is_running, configurations=in_play, num_configurations=len(configurations),
             previous=previous,
@@ -100,9 +100,9 @@ def _close_up(group: list[Chunk], runs: Sequence[Run]) -> list[Chunk]:
     return moves.close_up(seats, runs) if seats else []
 
 
-def _scores(groups, metric: str, reported: Reported, num_members: int) -> tuple[np.ndarray, np.ndarray]:
+def _scores(groups, metric: str, reported: Reported, num_positions: int) -> tuple[np.ndarray, np.ndarray]:
     """The metric of each member that came to the rung, NaN for the others, and which came."""
-    scores, is_running = np.full(num_members, np.nan), np.zeros(num_members, bool)
+    scores, is_running = np.full(num_positions, np.nan), np.zeros(num_positions, bool)
     for chunk in (chunk for group in groups for chunk in group if chunk.is_live.any()):
         members = chunk.members[chunk.is_live]
         positions = chunk.run.members.positions[members]

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gradkit import checks, questions, settings
 from gradkit.contracts import Status
 from gradkit.engine.plan import Plan
-from gradkit.engine.programs import Static
 from gradkit.engine.rungs import Rung
 from gradkit.questions import AS_ASKED, Question, Reported
 from gradkit.report import plots, summaries
 from gradkit.results import remedies, rows
+from gradkit.results.best import Best, configurations, winners
 from gradkit.results.fit import Fit, on_device
 
 if TYPE_CHECKING:
@@ -25,34 +25,12 @@ if TYPE_CHECKING:
 WHOLE = (Status.FINISHED, Status.CONVERGED)  # who can win
 
 
-class Best(NamedTuple):
-    """The best configuration of a sweep, over its seeds.
-
-    Attributes:
-        hyper: Its hyper-parameters, without the axis averaged over.
-        metric: What was ranked.
-        mean, std: Of the metric over the members; the spread of a single member is NaN.
-        members: Its members that finished, best first.
-    """
-
-    hyper: dict[str, Any]
-    metric: str
-    mean: float
-    std: float
-    members: tuple[int, ...]
-
-    @property
-    def member(self) -> int:
-        """The best single member of the configuration."""
-        return self.members[0]
-
-
 @dataclass(frozen=True, repr=False, eq=False)
 class Sweep:
     """The results of all members of a sweep, in the order of its space.
 
     Attributes:
-        hyper: The hyper-parameters of each member.
+        hyper: The hyper-parameters of each member, without those that it does not have or its program does not read.
         fits: The result of each member; parameters are views on the host.
         seconds: Wall time, compilation included.
         notes: What the reader must know: why a stream ended early, where memory ran out, which losses are not alike.
@@ -60,6 +38,7 @@ class Sweep:
         passed: What happened at the rungs of a halving; see :meth:`rungs`.
         question: How members are compared, unless a call asks otherwise.
         reported: The names of what they report.
+        run_by: The member whose run each shares: itself, or the first of those that are equal in all they read.
         settings: Those of jax that it ran under; :meth:`replay` restores them.
     """
 
@@ -71,6 +50,7 @@ class Sweep:
     passed: tuple[Rung, ...] = ()
     question: Question = field(kw_only=True)
     reported: Reported = field(kw_only=True)
+    run_by: tuple[int, ...] = field(kw_only=True)
     settings: settings.Settings = field(default_factory=dict, kw_only=True)
     replay_fn: Callable[[int], Fit] = field(default=None, kw_only=True)
 
@@ -88,8 +68,15 @@ class Sweep:
         """What ranks members unless a call asks otherwise."""
         return self.question.metric
 
+    @property
+    def axes(self) -> list[str]:
+        """The names of the hyper-parameters."""
+        return list(dict.fromkeys(name for hyper in self.hyper for name in hyper))
+
     def table(self) -> pd.DataFrame:
         """A row per member, in the order of the space: hyper-parameters, status, steps made, metrics, first bad leaf.
+
+        Hyper-parameters that a member does not have, or that its program does not read, are blank (NaN).
 
         What the sweep was asked for is the first metric. ``initial_loss`` is that of the first batch that has a finite one,
         ``final_loss`` the mean over the last twentieth of the steps made (one batch alone is noise), ``best_loss`` the lowest of
@@ -106,7 +93,7 @@ class Sweep:
         metrics = rows.metrics_of(fit, self.reported)
         return {
             "member": member,
-            **{name: rows.readable(value) for name, value in self.hyper[member].items()},
+            **{name: rows.readable(self.hyper[member].get(name, np.nan)) for name in self.axes},
             "status": fit.status.name,
             "steps_made": fit.steps,
             **({"rung": fit.rung} if self.passed else {}),
@@ -117,7 +104,10 @@ class Sweep:
 
     @property
     def rungs(self) -> pd.DataFrame:
-        """A row per rung of a halving: steps, members and configurations in play, who left and why, who went on, widths."""
+        """A row per rung of a halving: steps, members and configurations in play, who left and why, who went on, widths.
+
+        ``best`` is the best mean of a configuration by the sweep's metric.
+        """
         import pandas as pd
 
         return pd.DataFrame(self.passed, columns=Rung._fields)
@@ -158,25 +148,19 @@ class Sweep:
         """
         table = self.table()
         question = self._asked(table, metric, goal, over)
-        metric, goal, over = question.metric, question.goal, question.over
-        scores = (1 if goal == "min" else -1) * table[metric].to_numpy()
+        metric, values = question.metric, table[question.metric].to_numpy()
         is_whole = np.array([fit.status in WHOLE for fit in self.fits])
-        is_sound = is_whole & np.isfinite(scores)
         given = checks.Described(self._counts())
         checks.require(is_whole.any(), "sweep", "have a member that finished", given, remedies.remedy(self.fits, self.notes))
         given = checks.Described(f"{metric} that is NaN or infinite in all {is_whole.sum()}")
         remedy = "Look at what reports it, or ask by another metric."
+        is_sound = is_whole & np.isfinite(values)
         checks.require(is_sound.any(), "metric", "be finite in a member that finished", given, remedy)
-
-        def rank(members):
-            sound = [member for member in members if is_sound[member]]
-            return len(sound) < len(members), np.mean(scores[sound]) if sound else np.inf
-
-        chosen = min(self.configurations(over), key=rank)
-        members = tuple(sorted((member for member in chosen if is_sound[member]), key=lambda member: scores[member]))
-        values = table[metric].iloc[list(members)]
-        hyper = {name: value for name, value in self.hyper[members[0]].items() if name != over}
-        return Best(hyper, metric, float(values.mean()), float(values.std()), members)
+        members = winners(values, question.goal, self.configurations(question.over), is_sound)
+        hyper = {name: value for name, value in self.hyper[members[0]].items() if name != question.over}
+        found = values[list(members)]
+        std = found.std(ddof=1) if len(found) > 1 else np.nan
+        return Best(hyper, metric, float(found.mean()), float(std), members)
 
     def _asked(self, table, metric, goal, over) -> Question:
         """The question with what a call asks for in its place."""
@@ -184,12 +168,15 @@ class Sweep:
             questions.check_is_one("metric", metric, self.reported)
             checks.one_of("metric", questions.column_of(metric), self._metrics(table))
         if over not in (AS_ASKED, None, "seed"):
-            checks.one_of("over", over, list(self.hyper[0]))
+            checks.one_of("over", over, self.axes)
         return questions.also_asked(self.question, metric, goal, over)
 
     def configurations(self, over: Any = AS_ASKED) -> list[tuple[int, ...]]:
-        """The members that differ at most along one axis (default: the one averaged over), for each combination of the others."""
-        return configurations(self.hyper, self.question.over if over is AS_ASKED else over)
+        """The members that differ at most along one axis (default: the one averaged over), for each combination of the others.
+
+        Of members that share a run, the one that ran.
+        """
+        return configurations(self.hyper, self.question.over if over is AS_ASKED else over, self.run_by)
 
     def params(self, member: int) -> Any:
         """The parameters of a member, as jax arrays of the types they had."""
@@ -213,10 +200,12 @@ class Sweep:
         question = self._asked(table, metric, goal, over)
         best = self.best(question.metric, question.goal, question.over)
         others = [name for name in self.reported.columns if name in self._metrics(table)]
+        own, place = self._own(table)
+        best = best._replace(members=tuple(place[member] for member in best.members))
+        together = [tuple(place[member] for member in each) for each in self.configurations(question.over)]
         return summaries.summarize(
-            table, [*self.hyper[0]], self.configurations(question.over), best, question=question, others=others,
-            seconds=self.seconds, notes=self.notes,
-        )  # fmt: skip
+            own, self.axes, together, best, question=question, others=others, seconds=self.seconds, notes=self.notes
+        )
 
     def plot(self, metric: str | None = None, axis: str | None = None, goal: str | None = None, over: Any = AS_ASKED):
         """Draw the metric against an axis, and the curves; returns a matplotlib figure.
@@ -225,7 +214,7 @@ class Sweep:
 
         Args:
             metric: A column of the table; default as in :meth:`best`, and so for ``goal`` and ``over``.
-            axis: Default: the numeric axis with the most values.
+            axis: Default: the numeric axis with the most values, of those that all members have if there are such.
             goal: ``"min"`` or ``"max"``.
             over: The axis to average over.
         """
@@ -233,13 +222,21 @@ class Sweep:
 
         table = self.table()
         question = self._asked(table, metric, goal, over)
-        axes = plots.drawable([*self.hyper[0]], question.over)
+        axes = plots.drawable(self.axes, question.over)
         if axis is not None:
             checks.one_of("axis", axis, axes)
-        losses = pd.DataFrame({member: pd.Series(fit.curve) for member, fit in enumerate(self.fits)})
-        return plots.draw_sweep(
-            table, losses, axes, self.configurations(question.over), metric=question.metric, goal=question.goal, axis=axis
-        )
+        whole = [name for name in axes if all(name in hyper for hyper in self.hyper)]
+        axes = [axis] if axis else whole or axes[:1]
+        own, place = self._own(table, () if whole and not axis else axes)
+        together = [tuple(place[i] for i in each) for each in self.configurations(question.over) if each[0] in place]
+        losses = pd.DataFrame({place[member]: pd.Series(self.fits[member].curve) for member in place})
+        return plots.draw_sweep(own, losses, axes, together, metric=question.metric, goal=question.goal, axis=axis)
+
+    def _own(self, table: pd.DataFrame, axes: Sequence[str] = ()) -> tuple[pd.DataFrame, dict[int, int]]:
+        """The rows of the members that ran and have these axes, numbered anew, and the number of each."""
+        members = [member for member in sorted(set(self.run_by)) if all(name in self.hyper[member] for name in axes)]
+        place = {member: number for number, member in enumerate(members)}
+        return table.iloc[members].assign(member=range(len(members))).reset_index(drop=True), place
 
     def _metrics(self, table) -> list[str]:
         """The columns that members can be compared by."""
@@ -259,11 +256,3 @@ class Sweep:
         first = min(range(len(self)), key=lambda member: self.fits[member].steps)
         story = f"First to stop: member {first}, {self.hyper[first]}: {self.fits[first]!r}."
         return f"{head}; none finished. {story} {remedies.remedy(self.fits, self.notes)}"
-
-
-def configurations(members: Iterable[dict[str, Any]], over: str | None) -> list[tuple[int, ...]]:
-    """The members that differ at most along one axis, for each combination of the others."""
-    groups: dict[Static, list[int]] = {}
-    for member, hyper in enumerate(members):
-        groups.setdefault(Static({name: value for name, value in hyper.items() if name != over}), []).append(member)
-    return [tuple(each) for each in groups.values()]

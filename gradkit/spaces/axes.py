@@ -7,6 +7,7 @@ one kind.
 from __future__ import annotations
 
 import dataclasses
+import enum
 import math
 from collections.abc import Sequence
 from numbers import Real
@@ -28,12 +29,29 @@ class Static:
     values: tuple
 
 
+class Blank(enum.Enum):
+    """Stands where a member does not have an axis."""
+
+    BLANK = "blank"
+
+    def __repr__(self) -> str:
+        return self.value
+
+
+BLANK = Blank.BLANK
+
+
 class Axis(NamedTuple):
     """A name with its values: the choices while a space is built, the value of each member inside a space."""
 
     name: str
     values: tuple
     is_static: bool
+
+    @property
+    def given(self) -> tuple:
+        """The values of those members that have one."""
+        return tuple(value for value in self.values if value is not BLANK)
 
 
 def static(values: Any) -> Static:
@@ -88,19 +106,22 @@ def check_axis(name: str, values: Any) -> Axis:
 
 
 def one_kind(numbers: Sequence[Any]) -> tuple:
-    """The numbers as they are if all are ints, else all as floats."""
-    return tuple(numbers if all(isinstance(number, int) for number in numbers) else map(float, numbers))
+    """The numbers as they are if all are ints, else all as floats; blanks stay blank."""
+    given = [number for number in numbers if number is not BLANK]
+    if all(isinstance(number, int) for number in given):
+        return tuple(numbers)
+    return tuple(number if number is BLANK else float(number) for number in numbers)
 
 
 def describe(axis: Axis) -> str:
     """An axis in words: ``learning_rate (32 values, 1e-05 to 10, log-spaced)``."""
     if axis.is_static:
-        labels = ", ".join(dict.fromkeys(getattr(value, "__name__", None) or repr(value) for value in axis.values))
+        labels = ", ".join(dict.fromkeys(getattr(value, "__name__", None) or repr(value) for value in axis.given))
         return f"{axis.name} (static: {shorten(Described(labels))})"
-    low, high, num = min(axis.values), max(axis.values), len(set(axis.values))
+    low, high, num = min(axis.given), max(axis.given), len(set(axis.given))
     if num == 1:
         return f"{axis.name} (1 value, {low:g})"
-    return f"{axis.name} ({num} values, {low:g} to {high:g}{', log-spaced' * _is_log_spaced(axis.values)})"
+    return f"{axis.name} ({num} values, {low:g} to {high:g}{', log-spaced' * _is_log_spaced(axis.given)})"
 
 
 def check_ends(low: Real, high: Real):

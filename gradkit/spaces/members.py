@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from gradkit.checks import Described, require
-from gradkit.spaces.axes import Axis, check_axis, describe, one_kind
+from gradkit.checks import Described, refuse, require
+from gradkit.spaces.axes import BLANK, Axis, check_axis, describe, one_kind
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -19,7 +19,7 @@ class Space:
     """An ordered, unchanging list of members; made by :func:`grid`, :func:`zipped` and :func:`sample`.
 
     ``a * b`` pairs every member of ``a`` with every member of ``b``, those of ``b`` varying fastest; ``a + b`` lists
-    the members of ``a`` and then those of ``b``, over the same axes.
+    the members of ``a`` and then those of ``b``. An axis that only one of them has is blank for the others.
 
     >>> space = grid(learning_rate=[0.1, 0.01], optimizer=["sgd", "adam"])
     >>> space
@@ -54,30 +54,33 @@ class Space:
 
     @functools.cached_property
     def members(self) -> tuple[dict[str, Any], ...]:
-        """Name to value, for each member in order."""
-        return tuple(dict(zip(self.axes, row)) for row in zip(*(axis.values for axis in self.table)))
+        """Name to value, for each member in order; without the axes that are blank for it."""
+        rows = zip(*(axis.values for axis in self.table))
+        return tuple(_present(zip(self.axes, row)) for row in rows)
 
     def columns(self) -> dict[str, list]:
-        """Name to the values of all members in order."""
+        """Name to the values of all members in order, ``BLANK`` for those that do not have the axis."""
         return {axis.name: list(axis.values) for axis in self.table}
 
     def groups(self) -> tuple[tuple[tuple[tuple[str, Any], ...], tuple[int, ...]], ...]:
         """The members that can share a program, in order of first appearance.
 
-        Two static values are the same if they are one object, or of one type and equal.
+        They have the same axes, and equal values of the static ones. Two static values are the same if they are one object,
+        or of one type and equal.
 
         Returns:
             For each group the ``(name, value)`` pairs of its static axes, and the indices of its members.
         """
         groups: list[tuple[tuple, list[int]]] = []
         for index, member in enumerate(self.members):
-            values = tuple(member[name] for name in self.static)
+            has = tuple(name in member for name in self.traced)
+            values = (*(member.get(name, BLANK) for name in self.static), has)
             indices = next((found for known, found in groups if all(map(_is_same, known, values))), None)
             if indices is None:
                 indices = []
                 groups.append((values, indices))
             indices.append(index)
-        return tuple((tuple(zip(self.static, values)), tuple(indices)) for values, indices in groups)
+        return tuple((tuple(_present(zip(self.static, values)).items()), tuple(indices)) for values, indices in groups)
 
     def __len__(self) -> int:
         return len(self.table[0].values)
@@ -98,11 +101,12 @@ class Space:
 
     def __add__(self, other):
         _check_space(other)
-        names = Described(f"{', '.join(self.axes)} + {', '.join(other.axes)}")
-        remedy = "Give a missing axis one value: `* gk.grid(name=[value])`."
-        require(set(self.axes) == set(other.axes), "space", "have the same axes on both sides of `+`", names, remedy)
-        others = {axis.name: axis for axis in other.table}
-        return Space(tuple(_joined(axis, others[axis.name]) for axis in self.table), f"[{self.text} + {other.text}]")
+        ours, theirs = ({axis.name: axis for axis in space.table} for space in (self, other))
+        table = (
+            _joined(ours.get(name) or _blank(theirs[name], self), theirs.get(name) or _blank(ours[name], other))
+            for name in dict.fromkeys((*self.axes, *other.axes))
+        )
+        return Space(tuple(table), f"[{self.text} + {other.text}]")
 
     def __repr__(self) -> str:
         return f"Space of {len(self)} member{'s' * (len(self) != 1)}: {self.text}"
@@ -152,17 +156,21 @@ def _check_space(other: Any):
     require(isinstance(other, Space), "space", "be combined with a space", other, remedy, error=TypeError)
 
 
+def _present(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: value for name, value in pairs if value is not BLANK}
+
+
+def _blank(like: Axis, space: Space) -> Axis:
+    """An axis that no member of a space has."""
+    return like._replace(values=(BLANK,) * len(space))
+
+
 def _joined(first: Axis, second: Axis) -> Axis:
     """The values of both, still of one kind."""
-    both = Described(f"{describe(first)} + {describe(second)}")
-    remedy = "Mark it with gk.static([...]) on both sides, or on neither."
-    require(
-        first.is_static == second.is_static,
-        "space",
-        "be joined from axes that are both traced or both static",
-        both,
-        remedy,
-    )
+    if first.is_static != second.is_static:
+        both = Described(f"{describe(first)} + {describe(second)}")
+        remedy = "Mark it with gk.static([...]) on both sides, or on neither."
+        refuse("space", "be joined from axes that are both traced or both static", both, remedy)
     values = first.values + second.values
     return first._replace(values=values if first.is_static else one_kind(values))
 
