@@ -14,7 +14,7 @@ import pytest
 from problems import adam_net, errors, init_net, net_loss, regression_data, same_bits
 
 import gradkit as gk
-from gradkit.engine import chunk, group, moves
+from gradkit.engine import chunk, group, moves, runner
 
 DATA = regression_data()
 QUIET = {"progress": False}
@@ -230,15 +230,16 @@ STARTS = np.random.default_rng(0).permutation(np.arange(1, 244)) / 100
 
 @functools.cache
 def of_the_table(width):
-    """The published bracket, and the lane steps that were launched."""
-    usual, launched = chunk.launch, []
+    """The published bracket, and the lane steps of its segments."""
+    usual, launched = runner._segment, []
 
-    def counted(part, tickets, num_steps):
+    def counted(part, tickets, stop, *rest):
+        num_steps = stop - part.step
         launched.append((part.run.num_lanes * num_steps, int(part.is_live.sum()) * num_steps))
-        return usual(part, tickets, num_steps)
+        return usual(part, tickets, stop, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chunk, "launch", counted)
+        patch.setattr(runner, "_segment", counted)
         sweep = gk.sweep(
             drifting, jnp.zeros(1), gk.grid(start=STARTS), steps=81, halving=gk.Halving(min_steps=1),
             plan=gk.Plan(width=width, threads=1), **QUIET,
