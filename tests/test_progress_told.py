@@ -129,3 +129,12 @@ def test_a_last_update_after_which_the_loss_is_not_finite_is_told():
     fit = gk.fit(gk.descent(lambda w, b: jnp.log(w) + 0 * jnp.sum(b), jnp.ones(()), optax.sgd(1.0)), DATA[0], steps=1, **QUIET)
     assert fit.status == gk.Status.FINISHED
     assert fit.remarks == ("the loss is not finite where it ended",)
+
+
+def test_no_more_is_grown_and_nothing_said_where_steps_add_for_ever():
+    def step(weight, batch):
+        return weight * 2.0, gk.Info(weight, {}), weight
+
+    growing = gk.Descent(lambda *_: jnp.ones(()), step, lambda state, growths: growths, lambda params, batch: jnp.sum(params))
+    fit = gk.fit(growing, jnp.zeros(1), steps=5, **QUIET)
+    assert np.isnan(fit.end_loss) and fit.has_moved and fit.remarks == ()

@@ -112,7 +112,12 @@ def _digests(params: Any) -> np.ndarray:
 
 def launch(chunk: Chunk, tickets: Any, num_steps: int) -> tuple:
     """Send off a segment from the chunk's state, which is kept for failures; what comes back is for :func:`settle`."""
-    run, chunk.has_run = chunk.run, True
+    chunk.has_run = True
+    return _advance(chunk, tickets, num_steps)
+
+
+def _advance(chunk: Chunk, tickets: Any, num_steps: int) -> tuple:
+    run = chunk.run
     return segment.compiled(run.program).advance(chunk.copy)(
         run.source.resident,
         chunk.lanes,
@@ -127,12 +132,13 @@ def launch(chunk: Chunk, tickets: Any, num_steps: int) -> tuple:
 def _enter_end_losses(chunk: Chunk, leaving: np.ndarray):
     """Look at the batch of the first step once more: a step of the segment's own program, whose new state is thrown away.
 
-    So start and end are told apart on the same data, by the same code, and nothing is compiled for it.
+    So start and end are told apart on the same data, by the same code, and nothing is compiled for it. A step that grows a tree
+    is too dear for that.
     """
-    if chunk.has_run:
-        _, blocks, _ = launch(chunk, chunk.run.first_tickets(chunk.seeds), 1)
+    if chunk.has_run and not jax.tree.leaves(chunk.growths):
+        _, blocks, _ = _advance(chunk, chunk.run.first_tickets(chunk.seeds), 1)
         losses = np.asarray(blocks.infos.loss)[0].astype(float)
-        chunk.run.ledger.end_loss[chunk.members[leaving]] = losses[leaving]
+        chunk.run.ledger.end_loss[chunk.members[leaving]] = np.where(np.isnan(losses), np.inf, losses)[leaving]
 
 
 def _enter_stillness(chunk: Chunk, leaving: np.ndarray, params: Any):

@@ -39,7 +39,7 @@ class Ledger:
             ``None`` for a sound member.
         reason: What is wrong with the batch at which a member failed, in words, or ``""``.
         start_loss, end_loss: The loss that the first step saw, and what the same step would see at the end: on the same batch, by
-            the same program. NaN where there was none. Shape (m,).
+            the same program. The second is infinite where it is not a number, and NaN where it was not taken. Shape (m,).
         has_moved: Whether any parameter differs from its start; True where that is not known. Shape (m,).
         zero_gradients: Per member, the leaves whose gradient is exactly zero where it ended, on the batch of the first step; only
             looked for where a parameter did not move.

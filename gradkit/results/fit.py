@@ -40,8 +40,8 @@ class Fit:
         seconds: Wall time of the call, compilation included.
         rung: The rung of a halving, counted from 1, at which the member left: pruned, converged, or found diverged; else 0.
         start_loss, end_loss: The loss in training mode before the first step and after the last, both on the batch of the first
-            step, so that they tell progress from the luck of a batch. A loss that draws random numbers draws others. NaN where
-            there was none.
+            step, so that they tell progress from the luck of a batch. A loss that draws random numbers draws others. The second
+            is infinite where the loss is not a number, and NaN where it was not taken: where steps grow trees, one more is dear.
         has_moved: Whether any parameter differs from its start.
         zero_gradients: The leaves whose gradient, taken at the end on the batch of the first step, is exactly zero. They are only
             looked for where a leaf of the parameters never moved, and as far as the descent tells its parts.
@@ -102,7 +102,7 @@ class Fit:
     def _progress(self) -> str:
         if not self.has_moved:
             return "the parameters did not move"
-        if np.isfinite(self.start_loss) and not np.isfinite(self.end_loss):
+        if np.isfinite(self.start_loss) and np.isinf(self.end_loss):
             return "the loss is not finite where it ended"
         noise = 0.0 if np.isnan(self.noise) else self.noise
         rounding = ROUNDINGS * float(jnp.finfo(self.history["loss"].dtype).eps) * abs(self.start_loss)
