@@ -90,12 +90,12 @@ def prepare(request: Request) -> Prepared:
     validation = groups.check_evaluation(request.validation, request.evaluate, request.evaluate_every)
     given = groups.Settings(as_key(request.key), validation, request.evaluate, request.evaluate_every, every)
     parts = _parts(request, given)
+    reported = outlines.reported([part.run.outline for part in parts])
+    groups.check_names(reported, space.axes)
     _check_reads(space, parts)
     found = _readings(space, parts)
     parts = [kept for kept in (_only(request, given, part, found.own) for part in parts) if kept]
     runs = [part.run for part in parts]
-    reported = outlines.reported([run.outline for run in runs])
-    groups.check_names(reported, space.axes)
     question, halving = _asked(request, reported), None
     if request.halving is not None:
         halving = replace(request.halving, metric=question.metric, goal=question.goal, over=question.over)
