@@ -10,7 +10,7 @@ import gradkit as gk
 
 ROOT = pathlib.Path(gk.__file__).parent
 ORDER = [
-    "checks contracts flows folders settings trees",
+    "checks contracts flows folders roots settings trees",
     "keys questions weights",
     "data gradients losses schedules spaces",
     "transforms",

@@ -14,6 +14,7 @@ import optax
 
 from gradkit.as_keras.recipes import recipe
 from gradkit.checks import is_zero
+from gradkit.roots import sqrt
 from gradkit.transforms import rounded, zeros
 
 
@@ -68,7 +69,7 @@ def rmsprop(
         if centered:
             mean = rounded(h, h.rho * rest[0]) + rounded(h, (1 - h.rho) * g)
             variance, memory = n - rounded(h, mean * mean), (n, mean)
-        step = h.learning_rate * g / rounded(h, jnp.sqrt(variance + h.epsilon))
+        step = h.learning_rate * g / rounded(h, sqrt(variance + h.epsilon))
         if not has_momentum:
             return theta - step, *memory
         v = rounded(h, h.momentum * rest[-1]) + step
@@ -99,7 +100,7 @@ def adagrad(
 
     def rule(h, t, theta, g, n):
         n = n + rounded(h, g * g)
-        return theta - h.learning_rate * g / rounded(h, jnp.sqrt(n + h.epsilon)), n
+        return theta - h.learning_rate * g / rounded(h, sqrt(n + h.epsilon)), n
 
     numbers = {"initial_accumulator_value": initial_accumulator_value, "epsilon": epsilon}
     return recipe(rule, start, common, learning_rate=learning_rate, **numbers)
@@ -125,7 +126,7 @@ def adadelta(
 
     def rule(h, t, theta, g, n, x):
         n = rounded(h, h.rho * n) + rounded(h, (1 - h.rho) * (g * g))
-        d = rounded(h, jnp.sqrt(x + h.epsilon)) * g / rounded(h, jnp.sqrt(n + h.epsilon))
+        d = rounded(h, sqrt(x + h.epsilon)) * g / rounded(h, sqrt(n + h.epsilon))
         return theta - rounded(h, h.learning_rate * d), n, rounded(h, h.rho * x) + rounded(h, (1 - h.rho) * (d * d))
 
     return recipe(rule, zeros(2), common, learning_rate=learning_rate, rho=rho, epsilon=epsilon)
@@ -160,7 +161,7 @@ def adam(
         m, n = _moments(h, g, m, n)
         largest = tuple(jnp.maximum(x, n) for x in largest)
         rate = h.learning_rate * jnp.sqrt(1 - _power(h.beta_2, t, g)) / (1 - _power(h.beta_1, t, g))
-        return theta - m * rate / (jnp.sqrt(*largest or (n,)) + h.epsilon), m, n, *largest
+        return theta - m * rate / (sqrt(*largest or (n,)) + h.epsilon), m, n, *largest
 
     slots = zeros(3 if amsgrad else 2)
     return recipe(rule, slots, common, learning_rate=learning_rate, beta_1=beta_1, beta_2=beta_2, epsilon=epsilon)
@@ -237,7 +238,7 @@ def nadam(
         product = product * u
         m, n = m + rounded(h, (g - m) * (1 - beta_1)), n + rounded(h, (rounded(h, g * g) - n) * (1 - beta_2))
         d = u_next * m / (1 - rounded(h, product * u_next)) + (1 - u) * g / (1 - product)
-        return theta - d * h.learning_rate / (jnp.sqrt(n / (1 - _power(beta_2, t, g))) + h.epsilon), m, n, product
+        return theta - d * h.learning_rate / (sqrt(n / (1 - _power(beta_2, t, g))) + h.epsilon), m, n, product
 
     return recipe(rule, start, common, learning_rate=learning_rate, beta_1=beta_1, beta_2=beta_2, epsilon=epsilon)
 

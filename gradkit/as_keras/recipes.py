@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from gradkit.checks import Described, nonnegative, require, whole_number
+from gradkit.roots import sqrt
 from gradkit.transforms import AverageState, by_rule, rounded, scheduled, values_at, widen
 from gradkit.transforms import optimizer as with_door
 
@@ -115,16 +116,15 @@ def _clips(common: Common) -> list[optax.GradientTransformation]:
 
     def by_norm(clipnorm):
         def clip(g):
-            total = jnp.sum(g * g)
-            norm = jnp.where(total > 0, jnp.sqrt(jnp.where(total > 0, total, 1)), total)
-            return jnp.where(clipnorm > 0, g * clipnorm / jnp.maximum(norm, _bound(clipnorm)), g)
+            return jnp.where(clipnorm > 0, g * clipnorm / jnp.maximum(sqrt(jnp.sum(g * g)), _bound(clipnorm)), g)
 
         return optax.stateless_with_tree_map(lambda g, theta: clip(g))
 
     def by_global_norm(global_clipnorm):
         def clip(grads):
-            norm = jnp.sqrt(sum(jnp.sum(g * g) for g in jax.tree.leaves(grads)))
-            scale = global_clipnorm * jnp.minimum(1 / norm, 1 / _bound(global_clipnorm)) + (norm - norm)
+            norm = sqrt(sum(jnp.sum(g * g) for g in jax.tree.leaves(grads)))
+            inverse = jnp.where(norm == 0, jnp.inf, 1 / jnp.where(norm == 0, 1, norm))
+            scale = global_clipnorm * jnp.minimum(inverse, 1 / _bound(global_clipnorm)) + (norm - norm)
             return jax.tree.map(lambda g: g * jnp.where(global_clipnorm > 0, scale, 1.0).astype(g.dtype), grads)
 
         return optax.stateless(lambda grads, params: clip(grads))

@@ -14,11 +14,14 @@ import jax.numpy as jnp
 import optax
 
 from gradkit.as_torch.recipes import lerp, pair, recipe
+from gradkit.roots import sqrt
 from gradkit.transforms import bias_correction, rounded, zeros
 
 # c_k = B_2k / (2k)! of x / (exp(x) - 1) = 1 - x/2 + sum c_k x**2k, for float64 up to x = 1/2
 BERNOULLI = [1 / 12, -1 / 720, 1 / 30240, -1 / 1209600, 1 / 47900160, -691 / 1307674368000, 1 / 74724249600,
              -3617 / 10670622842880000]  # fmt: skip
+
+LARGE = 80.0  # to expm1, of which float32 can hold that of 88; to the bit the limit of radam, whose slope stays finite
 
 
 def adam(
@@ -57,7 +60,7 @@ def adam(
     def rule(h, t, theta, g, m, n, *largest):
         m, n = moments(h, g, m, n)
         largest = tuple(jnp.maximum(x, n) for x in largest)
-        root = jnp.sqrt(*largest or (n,)) / jnp.sqrt(bias_correction(h.beta2, t))
+        root = sqrt(*largest or (n,)) / jnp.sqrt(bias_correction(h.beta2, t))
         return -(h.lr / bias_correction(h.beta1, t)) * m / (root + h.eps), m, n, *largest
 
     beta1, beta2 = pair("betas", betas)
@@ -162,7 +165,7 @@ def nadam(
         passed = product.astype(jnp.result_type(mu))
         first, second = h.lr * (1 - mu) / (1 - passed), h.lr * mu_next / (1 - passed * mu_next)
         m, n = moments(h, g, m, n)
-        root = jnp.sqrt(n / bias_correction(h.beta2, t)) + h.eps
+        root = sqrt(n / bias_correction(h.beta2, t)) + h.eps
         return theta - first.astype(g.dtype) * g / root - second.astype(g.dtype) * m / root - theta, m, n, product
 
     beta1, beta2 = pair("betas", betas)
@@ -199,9 +202,10 @@ def radam(
     def rule(h, t, theta, g, m, n):
         m, n = moments(h, g, m, n)
         longest, length = window_lengths(h.beta2, t)
-        ratio = (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
+        divisor = jnp.where(length > 5, (longest - 4) * (longest - 2) * length, 1.0)
+        ratio = (length - 4) * (length - 2) * longest / divisor
         rectifier = jnp.sqrt(jnp.where(length > 5, ratio, 1.0))
-        adapted = jnp.sqrt(bias_correction(h.beta2, t)) / (jnp.sqrt(n) + h.eps)
+        adapted = jnp.sqrt(bias_correction(h.beta2, t)) / (sqrt(n) + h.eps)
         step = m / bias_correction(h.beta1, t) * h.lr * jnp.where(length > 5, adapted, 1.0) * rectifier
         return -rounded(h, step), m, n
 
@@ -231,11 +235,13 @@ def window_lengths(beta2: Any, t: jax.Array) -> tuple[Any, jax.Array]:
     if isinstance(beta2, (int, float)):
         rate, longest = -math.log(beta2) if beta2 > 0 else math.inf, (1 + beta2) / (1 - beta2)
     else:
-        rate, longest = -jnp.log1p(beta2 - 1), (1 + beta2) / (1 - beta2)
+        is_fading = beta2 > 0  # else one gradient is all that is averaged
+        rate = jnp.where(is_fading, -jnp.log1p(jnp.where(is_fading, beta2, 0.5) - 1), LARGE)
+        longest = (1 + beta2) / (1 - beta2)
     x = rate * t
-    near = jnp.minimum(x, 0.5)
+    near, far = jnp.minimum(x, 0.5), jnp.minimum(x, LARGE)
     series = 1.0 * t
     for order, coefficient in enumerate(BERNOULLI, start=1):
         power = 2 * order - 1
         series = series - 2 * coefficient * (near**power * t - jnp.minimum(rate, 0.5) ** power)
-    return longest, jnp.where(x < 0.5, series, longest - 2 * t / jnp.expm1(x))
+    return longest, jnp.where(x < 0.5, series, longest - 2 * t / jnp.expm1(far))

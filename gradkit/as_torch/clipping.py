@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from gradkit.checks import nonnegative
+from gradkit.roots import norm
 from gradkit.transforms import scheduled, widen
 
 
@@ -36,10 +37,10 @@ def clip_grad_norm(max_norm: Any, norm_type: float = 2.0) -> optax.GradientTrans
 
     def factory(max_norm):
         def clip(updates):
-            norms = [jnp.linalg.norm(g.ravel(), norm_type) for g in jax.tree.leaves(updates)]
+            norms = [norm(g.ravel(), norm_type) for g in jax.tree.leaves(updates)]
             if not norms:
                 return updates
-            factor = jnp.minimum(max_norm / (jnp.linalg.norm(jnp.stack(norms), norm_type) + 1e-6), 1.0)
+            factor = jnp.minimum(max_norm / (norm(jnp.stack(norms), norm_type) + 1e-6), 1.0)
             return jax.tree.map(lambda g: g * factor.astype(g.dtype), updates)
 
         return optax.stateless(lambda updates, params: optax.tree.cast_like(clip(widen(updates)), updates))

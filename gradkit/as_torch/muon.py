@@ -8,6 +8,7 @@ import optax
 
 from gradkit.as_torch.recipes import lerp, recipe
 from gradkit.checks import Described, one_of, require, whole_number
+from gradkit.roots import norm
 from gradkit.transforms import zeros
 from gradkit.trees import leaf_names
 
@@ -96,7 +97,7 @@ def _orthogonal(matrix: jax.Array, coefficients: Any, steps: int, eps: Any) -> j
     a, b, c = coefficients
     is_tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if is_tall else matrix
-    x = x / jnp.maximum(jnp.linalg.norm(x), eps)
+    x = x / jnp.maximum(norm(x), eps)
     for _ in range(steps):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x

@@ -13,6 +13,7 @@ import optax
 
 from gradkit.as_torch.recipes import lerp, pair, recipe, scaled
 from gradkit.checks import Described, is_zero, nonnegative, require
+from gradkit.roots import sqrt
 from gradkit.transforms import rounded, zeros
 
 
@@ -118,7 +119,7 @@ def rmsprop(
         if centered:
             mean = lerp(rest[0], g, 1 - h.alpha)
             variance, memory = n - mean * mean, (n, mean)
-        root = jnp.sqrt(variance) + h.eps
+        root = sqrt(variance) + h.eps
         if not has_momentum:
             return -h.lr * g / root, *memory
         v = rounded(h, h.momentum * rest[-1]) + g / root
@@ -167,7 +168,7 @@ def adagrad(
 
     def rule(h, t, theta, g, n):
         n = n + g * g
-        return -(h.lr / (1 + (t - 1) * h.lr_decay)) * g / (jnp.sqrt(n) + h.eps), n
+        return -(h.lr / (1 + (t - 1) * h.lr_decay)) * g / (sqrt(n) + h.eps), n
 
     return recipe(
         rule, start, maximize=maximize, unused=unused,
@@ -209,7 +210,7 @@ def adadelta(
 
     def rule(h, t, theta, g, n, x):
         n = rounded(h, h.rho * n) + (1 - h.rho) * g * g
-        d = rounded(h, jnp.sqrt(x + h.eps) / rounded(h, jnp.sqrt(n + h.eps)) * g)
+        d = rounded(h, sqrt(x + h.eps) / rounded(h, sqrt(n + h.eps)) * g)
         return scaled(theta, h.lr, d), n, rounded(h, h.rho * x) + (1 - h.rho) * d * d
 
     return recipe(rule, zeros(2), maximize=maximize, unused=unused, lr=lr, rho=rho, eps=eps, weight_decay=weight_decay)

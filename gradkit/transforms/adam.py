@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from gradkit.roots import sqrt
+
 NUM_TERMS = 14  # of the series of expm1 at 1/2, for float64
 
 
@@ -45,7 +47,7 @@ def scale_by_adam(b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-8, *, nesterov: 
             means = jax.tree.map(lambda m, g: ahead * m + (1 - b1) * first * g, mu, updates)
         else:
             means = jax.tree.map(lambda m: first * m, mu)
-        directions = jax.tree.map(lambda m, n: m / (second * jnp.sqrt(n) + eps), means, nu)
+        directions = jax.tree.map(lambda m, n: m / (second * sqrt(n) + eps), means, nu)
         return directions, optax.ScaleByAdamState(count, mu, optax.tree.cast_like(nu, state.nu))
 
     return optax.GradientTransformation(init, update)
@@ -93,7 +95,7 @@ def scale_by_amsgrad(b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-8) -> optax.G
         nu = optax.tree.update_moment_per_elem_norm(updates, state.nu, b2, 2)
         first, second = 1 / bias_correction(b1, count), 1 / bias_correction(b2, count)
         nu_max = jax.tree.map(lambda x, n: jnp.maximum(x, second * n), state.nu_max, nu)
-        directions = jax.tree.map(lambda m, x: first * m / (jnp.sqrt(x) + eps), mu, nu_max)
+        directions = jax.tree.map(lambda m, x: first * m / (sqrt(x) + eps), mu, nu_max)
         return directions, optax.ScaleByAmsgradState(count, mu, nu, nu_max)
 
     return optax.GradientTransformation(optax.scale_by_amsgrad().init, update)
@@ -105,8 +107,25 @@ def bias_correction(decay: Any, count: jax.Array) -> jax.Array:
     >>> print(bias_correction(0.5, jnp.int32(2)))
     0.75
     """
-    is_constant = not isinstance(decay, jax.Array)
-    exponent = count * ((math.log(decay) if decay > 0 else -math.inf) if is_constant else jnp.log1p(decay - 1))
+    if isinstance(decay, jax.Array):
+        return _correction_of_array(decay, count)
+    return _one_minus_exp(count * (math.log(decay) if decay > 0 else -math.inf))
+
+
+@jax.custom_jvp
+def _correction_of_array(decay, count):
+    return _one_minus_exp(count * jnp.log1p(decay - 1))
+
+
+@_correction_of_array.defjvp
+def _correction_of_array_jvp(primals, tangents):
+    decay, count = primals
+    slope = -count * jnp.power(decay, (count - 1).astype(decay.dtype))  # that of the logarithm is infinite at 0
+    return _correction_of_array(decay, count), slope * tangents[0]
+
+
+def _one_minus_exp(exponent: jax.Array) -> jax.Array:
+    """``1 - exp(exponent)`` of exponents below 0."""
     small, series = jnp.maximum(exponent, -0.5), jnp.ones_like(exponent)
     for order in range(NUM_TERMS, 1, -1):  # expm1 over its argument; XLA's own is off by 3e-7
         series = 1 + small / order * series

@@ -233,6 +233,15 @@ def _require_whole(argument: str, value: Any, *, at_least: int):
         whole_number(argument, value, at_least=at_least, remedy="Count updates.")
 
 
+@jax.custom_jvp
 def _toward(start: jax.Array, end: jax.Array, part: Any) -> jax.Array:
     """``start + part * (end - start)``, and exactly ``end`` where the part is 1."""
     return jnp.where(part == 1, end, start + jnp.asarray(part, start.dtype) * (end - start))
+
+
+@_toward.defjvp
+def _toward_jvp(primals, tangents):
+    start, end, part = primals
+    towards, away, change = tangents[1], tangents[0], tangents[2]
+    moved = away + jnp.asarray(part, start.dtype) * (towards - away)
+    return _toward(*primals), moved + jnp.asarray(change, start.dtype) * (end - start)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from gradkit.checks import nonnegative
+from gradkit.roots import sqrt
 from gradkit.transforms.scheduling import scheduled
 
 
@@ -97,9 +98,14 @@ def _shrink(tree, max_norm):
 def _scale_and_root(tree) -> tuple[jax.Array, jax.Array]:
     """The largest magnitude, as far as it has an inverse, and the norm of the tree divided by it."""
     leaves = jax.tree.leaves(tree)
-    magnitudes = [jnp.abs(leaf).astype(jnp.promote_types(jnp.result_type(leaf), jnp.float32)) for leaf in leaves]
-    largest = functools.reduce(jnp.maximum, [jnp.max(leaf, initial=0) for leaf in magnitudes], jnp.float32(0))
+    wide = [jnp.asarray(leaf, jnp.promote_types(jnp.result_type(leaf), jnp.float32)) for leaf in leaves]
+    largest = functools.reduce(jnp.maximum, [jnp.max(jnp.abs(leaf), initial=0) for leaf in wide], jnp.float32(0))
     limit = 2.0 ** (jnp.finfo(largest.dtype).maxexp * 3 // 4)
     scale = jax.lax.stop_gradient(jnp.clip(largest, 1 / limit, limit))
-    square = sum((jnp.sum((leaf / scale) ** 2) for leaf in magnitudes), jnp.float32(0))
-    return scale, jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))
+    square = sum((jnp.sum(_square(leaf / scale)) for leaf in wide), jnp.float32(0))
+    return scale, sqrt(square)
+
+
+def _square(x: jax.Array) -> jax.Array:
+    """The squared magnitude; not of the absolute value where that can be avoided, which is not twice differentiable at 0."""
+    return jnp.abs(x) ** 2 if jnp.iscomplexobj(x) else x**2

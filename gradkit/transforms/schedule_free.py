@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from gradkit.checks import nonnegative
+from gradkit.roots import sqrt
 from gradkit.transforms.adam import bias_correction
 from gradkit.transforms.averaging import in_group
 from gradkit.transforms.entrances import check_gradients, widen
@@ -98,6 +99,8 @@ def schedule_free_adamw(
         rate = h.learning_rate * jnp.minimum(1.0, 1.0 * t / jnp.maximum(h.warmup_steps, 1))
         largest = jnp.maximum(state.largest_rate, rate)
         rise = jnp.where(largest > 0, state.largest_rate / jnp.where(largest > 0, largest, 1.0), 1.0)
+        # at first there is no total and no rise, whose power below 1 would have an infinite slope
+        rise = jnp.where(state.count == 0, 1.0, rise)
         total = 1 + state.relative_total * (jnp.asarray(state.count, float) / t) ** h.step_power * rise**h.weight_power
         c = 1 / total
         correction = bias_correction(h.b2, t)
@@ -105,7 +108,7 @@ def schedule_free_adamw(
         def step(g, y, z, n):
             as_leaf = lambda number: jnp.asarray(number, z.dtype)  # noqa: E731
             n = h.b2 * n + (1 - h.b2) * g * g
-            d = g / (jnp.sqrt(n / as_leaf(correction)) + h.eps) + h.weight_decay * y
+            d = g / (sqrt(n / as_leaf(correction)) + h.eps) + h.weight_decay * y
             moved = as_leaf(c) * (z - y) - as_leaf(rate * (1 - h.b1 * (1 - c))) * d
             return moved, z - as_leaf(rate) * d, n
 
