@@ -15,6 +15,8 @@ import optax
 
 from gradkit import checks, gradients, keys, losses, transforms, weights
 from gradkit.contracts import Descent, Info
+from gradkit.transforms.entrances import check_gradients
+from gradkit.transforms.foreign import refuse_foreign
 from gradkit.transforms.skips import stays_finite
 from gradkit.transforms.wrapping import wrapped
 
@@ -64,8 +66,9 @@ def descent(
         updates, optimizer_state = optimizer.update(grads, optimizer_state, params)
         params = params + updates
 
-    The optimizer is also told ``value``, ``grad`` and ``value_fn``, for the transformations that ask (plateau, line search), and
-    a metric of the loss that is named ``weight`` (accumulation). Where the new ``state`` is not finite, the ``value`` told is
+    The optimizer is also told ``value``, ``grad`` and ``value_fn``, for the transformations that ask (plateau, line search),
+    ``obj_fn`` and ``grad_fn`` (``sophia`` and ``sam`` of ``optax.contrib``), and a metric of the loss that is named ``weight``
+    (accumulation). Where the new ``state`` is not finite, the ``value`` told is
     NaN, so that a guard undoes the step. What gradkit's own transformations have to tell (``transforms.reported``) joins the
     metrics.
 
@@ -85,7 +88,9 @@ def descent(
         ``gk.transforms.evaluation_params``); with ``state``, ``Stateful(params, state)``.
 
     Raises:
-        TypeError: While tracing, if the loss is not a floating scalar, or a parameter leaf is not floating.
+        TypeError: While tracing, if the loss is not a floating scalar, a parameter leaf is not floating, or the optimizer is
+            one of optax's that no descent can run.
+        ValueError: While tracing, if the updates do not have the shapes of the parameters.
 
     >>> import optax, jax.numpy as jnp
     >>> bowl = descent(lambda x, batch: jnp.sum(x**2), jnp.ones(2), optax.sgd(0.25))
@@ -108,7 +113,7 @@ def _plain(loss_fn, params, optimizer, validation_loss) -> Descent:
     def init(key, data, validation):
         start = _begin(params, key)
         return DescentState(
-            start, optimizer.init(start), _mean_weight(loss_fn, data, lambda batch: _scalar(loss_fn(start, batch)))
+            start, _started(optimizer, start), _mean_weight(loss_fn, data, lambda batch: _scalar(loss_fn(start, batch)))
         )
 
     def move(state, batch):
@@ -140,7 +145,7 @@ def _plain(loss_fn, params, optimizer, validation_loss) -> Descent:
 def _stateful(loss_fn, params, optimizer, loss_state, validation_loss) -> Descent:
     def init(key, data, validation):
         start, state = _begin(params, key), _begin(loss_state, key)
-        optimizer_state, step_key = optimizer.init(start), keys.branch(key, keys.STEP)
+        optimizer_state, step_key = _started(optimizer, start), keys.branch(key, keys.STEP)
         kept = transforms.kept_beside(state, optimizer_state)
         mean_weight = _mean_weight(loss_fn, data, lambda batch: loss_fn(start, state, batch, step_key)[0])
         return StatefulDescentState(start, optimizer_state, state, step_key, jnp.zeros((), jnp.int32), kept, mean_weight)
@@ -192,9 +197,12 @@ class _Move(NamedTuple):
 
 
 def _descend(optimizer, state, info, judged, grads, value_fn) -> _Move:
-    told = {"value": judged.loss, "grad": grads, "value_fn": value_fn}
+    told = {"value": judged.loss, "grad": grads, "value_fn": value_fn, "obj_fn": value_fn}
+    told |= {"grad_fn": lambda params, _: jax.grad(value_fn)(params)}
     told |= {name: value for name, value in judged.metrics.items() if name == "weight"}
-    updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params, **told)
+    updates, optimizer_state = _updates(optimizer, grads, state, told)
+    if jax.tree.structure(updates) == jax.tree.structure(state.params):  # adding would broadcast in silence
+        check_gradients(updates, state.params, "updates", "The optimizer must give one number for each parameter.")
     return _Move(info, grads, updates, optax.apply_updates(state.params, updates), optimizer_state)
 
 
@@ -207,6 +215,25 @@ def _parts(moved: _Move, **after_loss: Any) -> dict[str, Any]:
         "updates": moved.updates,
         "params": moved.params,
     }
+
+
+def _started(optimizer: Any, params: Any) -> Any:
+    """The state of an optimizer that a descent can run."""
+    state = optimizer.init(params)
+    refuse_foreign(state)
+    return state
+
+
+def _updates(optimizer, grads, state, told):
+    """The optimizer's update, or the way out where one within a chain takes less than it is told."""
+    try:
+        return optimizer.update(grads, state.optimizer, state.params, **told)
+    except TypeError as error:
+        if any(f"unexpected keyword argument '{name}'" in str(error) for name in told):
+            given = checks.Described(str(error))
+            remedy = "Put the one that does not into gk.transforms.optimizer(...), which tells it what it takes."
+            checks.refuse("optimizer", "take the extra arguments that it is told", given, remedy, error=TypeError)
+        raise
 
 
 def _mean_weight(loss_fn: Callable, data: Any, loss_of: Callable[[Any], jax.Array]) -> Any:

@@ -107,21 +107,11 @@ def bias_correction(decay: Any, count: jax.Array) -> jax.Array:
     >>> print(bias_correction(0.5, jnp.int32(2)))
     0.75
     """
-    if isinstance(decay, jax.Array):
-        return _correction_of_array(decay, count)
-    return _one_minus_exp(count * (math.log(decay) if decay > 0 else -math.inf))
-
-
-@jax.custom_jvp
-def _correction_of_array(decay, count):
-    return _one_minus_exp(count * jnp.log1p(decay - 1))
-
-
-@_correction_of_array.defjvp
-def _correction_of_array_jvp(primals, tangents):
-    decay, count = primals
-    slope = -count * jnp.power(decay, (count - 1).astype(decay.dtype))  # that of the logarithm is infinite at 0
-    return _correction_of_array(decay, count), slope * tangents[0]
+    if not isinstance(decay, jax.Array):
+        return _one_minus_exp(count * (math.log(decay) if decay > 0 else -math.inf))
+    is_positive = decay > 0  # at 0 the logarithm has no slope, the power has
+    exponent = count * jnp.log1p(jnp.where(is_positive, decay, 0.5) - 1)
+    return jnp.where(is_positive, _one_minus_exp(exponent), 1 - jnp.power(decay, jnp.asarray(count, decay.dtype)))
 
 
 def _one_minus_exp(exponent: jax.Array) -> jax.Array:

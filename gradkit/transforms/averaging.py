@@ -5,16 +5,19 @@ asks it by itself, so validation, ``evaluate`` and ``fit.params`` see the averag
 they were taken with: after averaging weights take them anew.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 
 from gradkit.checks import nonnegative, require, whole_number
 from gradkit.transforms.adam import bias_correction
 from gradkit.transforms.entrances import check_gradients, widen
+from gradkit.transforms.foreign import AVERAGING, foreign_evaluation
 from gradkit.transforms.guarding import Kept
 from gradkit.transforms.scheduling import values_at
 from gradkit.transforms.wrapping import copied, require_params, wrapped
@@ -205,7 +208,8 @@ def evaluation_params(state: Any, params: Any) -> Any:
 
     Args:
         state: Of any optimizer; the average may be anywhere in it but where a guard keeps a point to go back to. It holds for
-            the leaves of its group in ``optax.partition``; of two for the same leaves the later one counts.
+            the leaves of its group in ``optax.partition``; of two for the same leaves the later one counts. Those of
+            ``optax.contrib.schedule_free`` are found as well, and where ``optax.contrib.sam`` started from.
         params: The parameters that are trained.
 
     Returns:
@@ -214,11 +218,30 @@ def evaluation_params(state: Any, params: Any) -> Any:
     >>> evaluation_params(optax.adam(0.1).init(jnp.ones(2)), jnp.ones(2))
     Array([1., 1.], dtype=float32)
     """
-    keeps_average = lambda node: hasattr(node, "evaluation")  # noqa: E731
+    keeps_average = lambda node: hasattr(node, "evaluation") or isinstance(node, AVERAGING)  # noqa: E731
     for node in jax.tree.leaves(state, is_leaf=lambda node: keeps_average(node) or isinstance(node, Kept)):
         if keeps_average(node):
-            params = in_group(lambda new, old: new.astype(jnp.result_type(old)), node.evaluation(params), params)
+            params = _evaluated(node, params)
     return params
+
+
+def _evaluated(node: Any, params: Any) -> Any:
+    """The parameters to evaluate as the state of one optimizer with an average has them."""
+    if isinstance(node, optax.contrib.SAMState):
+        outer = params if node.cache is None else _as_kept(node.cache, functools.partial(foreign_evaluation, node), params)
+        return evaluation_params(node.opt_state, outer)
+    if isinstance(node, AVERAGING):
+        return _as_kept(node.z, functools.partial(foreign_evaluation, node), params)
+    kept = next(getattr(node, name) for name in ("average", "slow", "z") if hasattr(node, name))
+    return _as_kept(kept, node.evaluation, params)
+
+
+def _as_kept(kept: Any, evaluation: Callable, params: Any) -> Any:
+    """The evaluation of parameters that are shaped as what is kept of them, in their own shapes and dtypes."""
+    if jax.tree.structure(kept) == jax.tree.structure(0) != jax.tree.structure(params):
+        flat, unravel = ravel_pytree(params)  # optax.flatten had made one vector of them
+        return unravel(evaluation(flat))
+    return in_group(lambda new, old: new.astype(jnp.result_type(old)), evaluation(params), params)
 
 
 def in_group(change: Callable, found: Any, params: Any) -> Any:
@@ -233,15 +256,7 @@ def _require_whole(argument: str, value: Any, *, at_least: int):
         whole_number(argument, value, at_least=at_least, remedy="Count updates.")
 
 
-@jax.custom_jvp
 def _toward(start: jax.Array, end: jax.Array, part: Any) -> jax.Array:
-    """``start + part * (end - start)``, and exactly ``end`` where the part is 1."""
-    return jnp.where(part == 1, end, start + jnp.asarray(part, start.dtype) * (end - start))
-
-
-@_toward.defjvp
-def _toward_jvp(primals, tangents):
-    start, end, part = primals
-    towards, away, change = tangents[1], tangents[0], tangents[2]
-    moved = away + jnp.asarray(part, start.dtype) * (towards - away)
-    return _toward(*primals), moved + jnp.asarray(change, start.dtype) * (end - start)
+    """``start + part * (end - start)``, and ``end`` where the part is 1, from where a change of the part leads as well."""
+    gap, portion = end - start, jnp.asarray(part, start.dtype)
+    return jnp.where(part == 1, end + (portion - 1) * gap, start + portion * gap)

@@ -7,12 +7,14 @@ import jax.numpy as jnp
 import optax
 
 from gradkit.checks import Described, refuse, require
+from gradkit.transforms.wrapping import wrapped
 from gradkit.trees import leaf_names
 
 
 def optimizer(*transforms: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     """:func:`optax.chain` with a door: gradients must fit the parameters, and half precision is computed in float32.
 
+    Each transformation is told the extra arguments that it takes; those of ``optax.chain`` must take all that there are.
     optax broadcasts a gradient of another shape silently, and keeps moments in the dtype of the parameters: in bfloat16 a
     second moment stops moving at half its value, in float16 ``eps`` is 0. Here the chain sees leaves of less than 32 bits as
     float32, and so keeps its state; the updates that leave it have the dtype of the gradients. Other leaves pass as they are.
@@ -29,7 +31,7 @@ def optimizer(*transforms: optax.GradientTransformation) -> optax.GradientTransf
         ...
     ValueError: `grads` must have the shapes of `params`, got (3,) where `params` has (2,). Differentiate with respect to ...
     """
-    chain = optax.with_extra_args_support(optax.chain(*transforms))
+    chain = optax.with_extra_args_support(optax.chain(*map(wrapped, transforms)))
 
     def init(params):
         return chain.init(widen(params))
@@ -67,16 +69,17 @@ def check_parameters(params: Any):
         require(jnp.issubdtype(dtype, jnp.floating), "params", "be real floating", given, remedy, error=TypeError)
 
 
-def check_gradients(grads: Any, params: Any):
+def check_gradients(
+    grads: Any, params: Any, argument: str = "grads", remedy: str = "Differentiate with respect to these parameters."
+):
     """Refuse gradients whose structure or shapes are not those of the parameters, naming the first leaf that differs."""
-    remedy = "Differentiate with respect to these parameters."
     if jax.tree.structure(grads) != jax.tree.structure(params):
         theirs, ours = set(leaf_names(grads)), set(leaf_names(params))
         differing = sorted(theirs ^ ours)
-        where = "grads" if differing and differing[0] in theirs else "params"
+        where = argument if differing and differing[0] in theirs else "params"
         given = f"the leaf {differing[0]!r} only in `{where}`" if differing else str(jax.tree.structure(grads))
-        refuse("grads", "have the structure of `params`", Described(given), remedy)
+        refuse(argument, "have the structure of `params`", Described(given), remedy)
     for name, g, theta in zip(leaf_names(params), jax.tree.leaves(grads), jax.tree.leaves(params)):
         at = f" at {name!r}" if name else ""
         given = Described(f"{jnp.shape(g)}{at} where `params` has {jnp.shape(theta)}")
-        require(jnp.shape(g) == jnp.shape(theta), "grads", "have the shapes of `params`", given, remedy)
+        require(jnp.shape(g) == jnp.shape(theta), argument, "have the shapes of `params`", given, remedy)

@@ -60,20 +60,8 @@ def scale_by_path(factors: Mapping[str, Any]) -> optax.GradientTransformation:
 
 def _scaled(leaf, factor):
     """The product; 0 times NaN is 0 here."""
-    return _product(leaf, jnp.asarray(factor, jnp.result_type(leaf)))
-
-
-@jax.custom_jvp
-def _product(leaf, factor):
-    return jnp.where(factor == 0, 0, leaf * factor).astype(factor.dtype)
-
-
-@_product.defjvp
-def _product_jvp(primals, tangents):
-    # a factor of 0 that grows lets in what is finite: the where above would say that nothing changes
-    (leaf, factor), (change, growth) = primals, tangents
-    finite = jnp.where((factor == 0) & ~jnp.isfinite(leaf), 0, leaf)
-    return _product(leaf, factor), _product(change, factor) + finite * growth
+    factor = jnp.asarray(factor, jnp.result_type(leaf))
+    return jnp.where((factor == 0) & ~jnp.isfinite(leaf), 0, leaf) * factor
 
 
 def _first_match(patterns, name) -> str | None:

@@ -101,17 +101,9 @@ def _keep(used: Any, new: Any, old: Any) -> Any:
 
 
 def rounded(h: Any, value: jax.Array) -> jax.Array:
-    """The value, rounded before it enters a sum: without this a compiler may fuse a product and a sum, which rounds once."""
-    return _rounded(value, h.zero)
+    """The value, rounded before it enters a sum: without this a compiler may fuse a product and a sum, which rounds once.
 
-
-@jax.custom_jvp
-def _rounded(value, zero):
-    whole = jnp.int64 if value.dtype == jnp.float64 else jnp.int32
-    bits = jax.lax.bitcast_convert_type(value, whole) + zero.astype(whole)
-    return jax.lax.bitcast_convert_type(bits, value.dtype)
-
-
-@_rounded.defjvp
-def _rounded_jvp(primals, tangents):
-    return _rounded(*primals), tangents[0]  # bits have no derivative, the number they stand for has
+    It is multiplied by a 1 that the compiler cannot know: fused into the sum that product adds no rounding, and its derivative
+    is that of the value.
+    """
+    return value * (1 + h.zero).astype(value.dtype)

@@ -1,5 +1,6 @@
 """What a transformation that wraps an optimizer asks of it, and of those who call its own update."""
 
+import inspect
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from gradkit.contracts import Params
 def wrapped(
     optimizer: Any, argument: str = "optimizer", example: str = "optax.adam(1e-3) or gk.optimizers.adam(1e-3)"
 ) -> optax.GradientTransformationExtraArgs:
-    """The optimizer, taking extra arguments, or a refusal of what is none.
+    """The optimizer, taking any extra arguments and using those that it knows, or a refusal of what is none.
 
     >>> wrapped(0.1)
     Traceback (most recent call last):
@@ -24,7 +25,23 @@ def wrapped(
             optimizer, f"Pass for example {example}.", error=TypeError)  # fmt: skip
     if isinstance(optimizer, optax.MultiSteps):
         return optax.GradientTransformationExtraArgs(optimizer.init, optimizer.update)
-    return optax.with_extra_args_support(optimizer)
+    return _told_what_it_takes(optax.with_extra_args_support(optimizer))
+
+
+def _told_what_it_takes(optimizer: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
+    """The optimizer, deaf to extra arguments that its ``update`` does not name (``optax.contrib.sam``)."""
+    try:
+        parameters = inspect.signature(optimizer.update).parameters
+    except (TypeError, ValueError):  # a callable without a signature
+        return optimizer
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return optimizer
+
+    def update(updates, state, params=None, **extra_args):
+        taken = {name: value for name, value in extra_args.items() if name in parameters}
+        return optimizer.update(updates, state, params, **taken)
+
+    return optax.GradientTransformationExtraArgs(optimizer.init, update)
 
 
 def require_params(params: Params):
