@@ -197,8 +197,12 @@ class _Move(NamedTuple):
 
 
 def _descend(optimizer, state, info, judged, grads, value_fn) -> _Move:
-    told = {"value": judged.loss, "grad": grads, "value_fn": value_fn, "obj_fn": value_fn}
-    told |= {"grad_fn": lambda params, _: jax.grad(value_fn)(params)}
+    def value_fn_in_line_search(params, obj_fn=None, grad_fn=None, weight=None):
+        # optax's line searches refuse to be told what this does not take
+        return value_fn(params)
+
+    told = {"value": judged.loss, "grad": grads, "value_fn": value_fn_in_line_search}
+    told |= {"obj_fn": value_fn, "grad_fn": lambda params, _: jax.grad(value_fn)(params)}
     told |= {name: value for name, value in judged.metrics.items() if name == "weight"}
     updates, optimizer_state = _updates(optimizer, grads, state, told)
     if jax.tree.structure(updates) == jax.tree.structure(state.params):  # adding would broadcast in silence

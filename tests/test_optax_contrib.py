@@ -27,6 +27,10 @@ def adversary():
     return optax.chain(contrib.normalize(), optax.sgd(0.1))
 
 
+def _all_matrices(params):
+    return jax.tree.map(lambda _: contrib.MuonDimensionNumbers(), params)
+
+
 MAKERS = {
     "acprop": contrib.acprop,
     "scale_by_acprop": lambda rate: optax.chain(contrib.scale_by_acprop(), optax.sgd(rate)),
@@ -51,7 +55,8 @@ MAKERS = {
     "momo_adam": contrib.momo_adam,
     "muon": contrib.muon,
     "scale_by_muon": lambda rate: optax.masked(
-        optax.chain(contrib.scale_by_muon(), optax.sgd(rate)), {"w": True, "b": False, "v": False}
+        optax.chain(contrib.scale_by_muon(weight_dimension_numbers=_all_matrices), optax.sgd(rate)),
+        {"w": True, "b": False, "v": False},
     ),
     "prodigy": contrib.prodigy,
     "reduce_on_plateau": lambda rate: optax.chain(optax.sgd(rate), contrib.reduce_on_plateau(patience=1)),
@@ -229,3 +234,9 @@ def test_a_loss_with_a_state_tells_sam_its_gradient():
     state, _, _ = jax.jit(descent.step)(descent.init(jax.random.key(0), DATA, None), DATA)
     truth, _ = by_hand(WRAPPED["sam within"], RATE, steps=1)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-6), state.params, truth)
+
+
+def test_a_line_search_takes_a_loss_with_a_weight():
+    descent = gk.descent(lambda p, batch: (jnp.sum(p**2), {"weight": jnp.float32(2.0)}), jnp.ones(2), optax.lbfgs())
+    after = jax.jit(descent.step)(descent.init(jax.random.key(0), None, None), None)[0]
+    assert jnp.abs(after.params).max() < 0.5

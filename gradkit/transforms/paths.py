@@ -61,7 +61,8 @@ def scale_by_path(factors: Mapping[str, Any]) -> optax.GradientTransformation:
 def _scaled(leaf, factor):
     """The product; 0 times NaN is 0 here."""
     factor = jnp.asarray(factor, jnp.result_type(leaf))
-    return jnp.where((factor == 0) & ~jnp.isfinite(leaf), 0, leaf) * factor
+    frozen = jnp.where(jnp.isfinite(leaf), leaf, 0) * factor  # not a bare 0, which would hide how the factor could grow
+    return jnp.where(factor == 0, frozen, leaf * factor)
 
 
 def _first_match(patterns, name) -> str | None:

@@ -103,7 +103,19 @@ def _keep(used: Any, new: Any, old: Any) -> Any:
 def rounded(h: Any, value: jax.Array) -> jax.Array:
     """The value, rounded before it enters a sum: without this a compiler may fuse a product and a sum, which rounds once.
 
-    It is multiplied by a 1 that the compiler cannot know: fused into the sum that product adds no rounding, and its derivative
-    is that of the value.
+    Its derivative is that of the value. Inside a scan jax forgets that between a first gradient and a second, so second ones
+    of as_torch and as_keras are to be taken forward over reverse: ``jax.jvp(jax.grad(f), ...)`` or ``jax.hessian``.
     """
-    return value * (1 + h.zero).astype(value.dtype)
+    return _rounded(value, h.zero)
+
+
+@jax.custom_jvp
+def _rounded(value, zero):
+    whole = jnp.int64 if value.dtype == jnp.float64 else jnp.int32
+    bits = jax.lax.bitcast_convert_type(value, whole) + zero.astype(whole)
+    return jax.lax.bitcast_convert_type(bits, value.dtype)
+
+
+@_rounded.defjvp
+def _rounded_jvp(primals, tangents):
+    return _rounded(*primals), tangents[0]
