@@ -77,10 +77,11 @@ def _order(node, codes, gradient, curvature, shape, feature):
     if feature not in shape.categorical:
         return numbers
     own, pull = codes[node.rows, feature], np.full(len(numbers), np.inf)
+    mean = curvature[node.rows[own < len(numbers)], 0].mean()
     for code in np.unique(own[own < len(numbers)]):
         rows = node.rows[own == code]
         if len(rows) >= 10:
-            pull[code] = gradient[rows, 0].sum() / (curvature[rows, 0].sum() + SMOOTHING)
+            pull[code] = gradient[rows, 0].sum() / (curvature[rows, 0].sum() + SMOOTHING * mean)
     return np.argsort(pull, kind="stable")
 
 

@@ -34,7 +34,12 @@ SIGMOID = lambda score: 1 / (1 + np.exp(-score))  # noqa: E731
 PEERS = {  # loss, targets, gradient and curvature written by hand, settings
     "squared": (HALF, TARGETS, lambda s, y: (s - y, 1 + 0 * s), {}),
     "logistic": (gk.losses.logistic, CLASSES, lambda s, y: (SIGMOID(s) - y, SIGMOID(s) * (1 - SIGMOID(s))), {}),
-    "poisson": (gk.losses.poisson, np.round(np.exp(0.3 * TARGETS) + 1), lambda s, y: (np.exp(s) - y, np.exp(s)), {}),
+    "poisson": (
+        gk.losses.poisson,
+        np.round(np.exp(0.3 * TARGETS) + 1),
+        lambda s, y: (np.exp(s) - y, np.exp(s)),
+        {"l2": 1.0, "min_child_weight": 1.0},
+    ),
     "held back": (HALF, TARGETS, lambda s, y: (s - y, 1 + 0 * s), {"l1": 2.0, "gamma": 1.0, "min_child_weight": 9.0}),
     "clipped": (HALF, TARGETS, lambda s, y: (s - y, 1 + 0 * s), {"max_delta_step": 0.4}),
     "monotone": (HALF, TARGETS, lambda s, y: (s - y, 1 + 0 * s), {"monotone": (0, 0, 1, 0, -1)}),
@@ -50,7 +55,7 @@ def test_the_model_is_that_of_xgboost(name):
     codes = np.asarray(BINNED.codes, np.float32)
     codes[codes == 31] = np.nan  # xgboost bins them again, one bin for each
     matrix = xgboost.QuantileDMatrix(codes, targets, weight=weights, base_margin=np.full(N, params.intercept))
-    names = {"l1": "alpha", "monotone": "monotone_constraints"}
+    names = {"l1": "alpha", "l2": "lambda", "monotone": "monotone_constraints"}
     own = {names.get(name, name): value for name, value in form.items()} | {"base_score": 0.0}
 
     def objective(scores, matrix):

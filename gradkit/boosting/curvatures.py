@@ -4,8 +4,9 @@ The curvature decides which splits are found and how far a leaf goes. It must no
 are not; a policy says where it comes from:
 
 - ``"diagonal"``: the second derivative in each score, negative ones as 0;
-- ``"block"``: the whole matrix of second derivatives, made positive semi-definite, for losses that couple a few scores;
-- ``"unit"``: 1, for losses without a curvature to speak of; leaves are then found by bisection (one score) or by a line search;
+- ``"block"``: the whole matrix of second derivatives, made positive semi-definite (in units in which its diagonal is 1), for
+  losses that couple a few scores;
+- ``"unit"``: 1, for losses without a curvature to speak of; leaves are then found by bisection, score by score;
 - a function ``(score, target) -> (k, k)`` or, for a scalar score, a scalar: your own, positive semi-definite, such as
   :func:`gauss_newton` makes, or the Fisher information, closed or as :func:`fisher` makes it: leaves then step along the natural
   gradient.
@@ -22,6 +23,7 @@ import jax.numpy as jnp
 from jax.extend.core import Literal, jaxpr_as_fun
 
 from gradkit import checks, losses
+from gradkit.boosting import matrices
 from gradkit.keys import as_key
 
 POLICIES = ("diagonal", "block", "unit")
@@ -33,9 +35,11 @@ def _fisher_of_gaussian(score: jax.Array, target: Any) -> jax.Array:
 
 DECLARED = {
     losses.absolute: "unit", losses.quantile: "unit", losses.hinge: "unit", losses.huber: "unit",
-    losses.squared: "diagonal", losses.log_cosh: "diagonal", losses.poisson: "diagonal", losses.logistic: "diagonal",
+    losses.log_cosh: "unit", losses.squared: "diagonal", losses.poisson: "diagonal", losses.logistic: "diagonal",
     losses.softmax: "diagonal", losses.focal: "diagonal", losses.gaussian: _fisher_of_gaussian,
 }  # fmt: skip
+
+OWN_UNITS = (losses.poisson, losses.gaussian)  # whose second derivative has the units of the target, or of 1 / target**2
 
 
 class Derivatives(NamedTuple):
@@ -47,6 +51,9 @@ class Derivatives(NamedTuple):
         curvature: ``(scores, targets) -> (n, k)``: the diagonal that splits are judged by, at least 0.
         matrix: ``(scores, targets) -> (n, k, k)``, where leaves are solved with more than the diagonal; else ``None``.
         has_curvature: Whether leaves may rely on the curvature.
+        bend: ``(scores, targets) -> (n, k)``: the loss's own second derivatives, at least 0; ``None`` if there are none.
+        has_units: Whether sums of curvature change with the units of the target or have none of their own, so that no number
+            held against them suits all data.
     """
 
     value: Callable
@@ -54,12 +61,16 @@ class Derivatives(NamedTuple):
     curvature: Callable
     matrix: Callable | None
     has_curvature: bool
+    bend: Callable | None
+    has_units: bool
 
     def at(self, scores: jax.Array, targets: Any) -> Local:
         """All of them at those scores."""
-        matrix = None if self.matrix is None else self.matrix(scores, targets)
-        parts = (part(scores, targets) for part in (self.value, self.gradient, self.curvature))
-        return Local(*parts, matrix)
+        value, gradient = self.value(scores, targets), self.gradient(scores, targets)
+        if self.matrix is None:
+            return Local(value, gradient, self.curvature(scores, targets), None)
+        matrix = self.matrix(scores, targets)
+        return Local(value, gradient, _diagonal_of(matrix), matrix)
 
 
 class Local(NamedTuple):
@@ -77,18 +88,19 @@ def declared(loss: Callable) -> str | Callable | None:
     >>> declared(functools.partial(losses.quantile, level=0.9))
     'unit'
     """
+    return DECLARED.get(_bare(loss))
+
+
+def _bare(loss: Callable) -> Callable:
+    """A loss without fixed parameters."""
     while isinstance(loss, functools.partial):
         loss = loss.func
-    return DECLARED.get(loss)
+    return loss
 
 
-def _default(loss: Callable, own: Callable, score: Any, target: Any) -> str | Callable:
-    return declared(loss) or ("diagonal" if _bends(own, score, target) else "unit")
-
-
-def _bends(loss: Callable, score: Any, target: Any) -> bool:
-    """Whether the second derivative depends on anything: that of a loss of straight pieces is a constant 0."""
-    closed = jax.make_jaxpr(functools.partial(_diagonal, loss))(score, target)
+def _bends(second: Callable, score: Any, target: Any) -> bool:
+    """Whether a second derivative depends on anything: that of a loss of straight pieces is a constant 0."""
+    closed = jax.make_jaxpr(second)(score, target)
     known = set(closed.jaxpr.constvars)
     for equation in closed.jaxpr.eqns:
         if all(isinstance(var, Literal) or var in known for var in equation.invars):
@@ -111,20 +123,31 @@ def derivatives(loss: Callable, num_outputs: int | None, curvature: Any, score: 
         score, target: Of one example, as shapes; the score has an axis of outputs.
     """
     own = loss if num_outputs is not None else lambda score, target: loss(score[0], target)
-    policy = _default(loss, own, score, target) if curvature is None else curvature
+    is_bent = _bends(functools.partial(_diagonal, own), score, target)
+    policy = curvature
+    if policy is None:
+        policy = declared(loss) or ("diagonal" if is_bent else "unit")
     if not callable(policy):
         checks.one_of("curvature", policy, POLICIES)
+        is_curved = is_bent or policy == "unit" or (policy == "block" and _bends(jax.hessian(own), score, target))
+        checks.require(is_curved, "curvature", "be unit for a loss of straight pieces", policy,
+                       "Its second derivative is 0 wherever it has one; leave `curvature` out.")  # fmt: skip
     value, gradient = jax.vmap(own), jax.vmap(jax.grad(own))
+    bend = jax.vmap(lambda score, target: jnp.maximum(_diagonal(own, score, target), 0)) if is_bent else None
     if policy == "unit":
-        return Derivatives(value, gradient, lambda scores, targets: jnp.ones_like(scores), None, False)
+        return Derivatives(value, gradient, lambda scores, targets: jnp.ones_like(scores), None, False, bend, True)
+    has_units = callable(policy) or _bare(loss) in OWN_UNITS
     if policy == "diagonal":
-        return Derivatives(
-            value, gradient, jax.vmap(lambda score, target: jnp.maximum(_diagonal(own, score, target), 0)), None, True
-        )
-    matrix = _semidefinite(jax.hessian(own)) if policy == "block" else _as_matrix(policy, num_outputs)
-    diagonal = jax.vmap(lambda score, target: jnp.maximum(jnp.diagonal(matrix(score, target)), 0))
+        return Derivatives(value, gradient, bend, None, True, bend, has_units)
+    of_all = jax.vmap(jax.hessian(own) if policy == "block" else _as_matrix(policy, num_outputs))
+    matrix = (lambda *batch: matrices.semidefinite(of_all(*batch))) if policy == "block" else of_all
+    curvature = lambda *batch: _diagonal_of(matrix(*batch))  # noqa: E731
     is_coupled = num_outputs is not None and num_outputs > 1
-    return Derivatives(value, gradient, diagonal, jax.vmap(matrix) if is_coupled else None, True)
+    return Derivatives(value, gradient, curvature, matrix if is_coupled else None, True, bend, has_units)
+
+
+def _diagonal_of(matrix: jax.Array) -> jax.Array:
+    return jnp.maximum(jnp.diagonal(matrix, axis1=-2, axis2=-1), 0)
 
 
 def gauss_newton(outer: Callable, inner: Callable) -> Callable:
@@ -185,16 +208,6 @@ def _diagonal(loss: Callable, score: jax.Array, target: Any) -> jax.Array:
     slope = jax.grad(loss)
     bend = lambda unit: jnp.vdot(unit, jax.jvp(lambda s: slope(s, target), (score,), (unit,))[1])  # noqa: E731
     return jax.vmap(bend)(jnp.eye(len(score), dtype=score.dtype))
-
-
-def _semidefinite(hessian: Callable) -> Callable:
-    """The nearest matrix without negative eigenvalues."""
-
-    def matrix(score, target):
-        values, vectors = jnp.linalg.eigh(hessian(score, target))
-        return (vectors * jnp.maximum(values, 0)[None]) @ vectors.T
-
-    return matrix
 
 
 def _as_matrix(curvature: Callable, num_outputs: int | None) -> Callable:

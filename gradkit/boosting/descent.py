@@ -34,9 +34,9 @@ def descent(
     num_outputs: int | None = None,
     curvature: Any = None,
     l1: Any = 0.0,
-    l2: Any = 1.0,
+    l2: Any = None,
     gamma: Any = 0.0,
-    min_child_weight: Any = 1.0,
+    min_child_weight: Any = None,
     min_child_samples: Any = 1,
     max_delta_step: Any = math.inf,
     subsample: Any = 1.0,
@@ -70,6 +70,11 @@ def descent(
             is known for; a loss without second derivative gets ``"unit"``, any other ``"diagonal"``. For a distribution with
             several scores :func:`~gradkit.boosting.curvatures.fisher` makes leaves step along the natural gradient.
         l1, l2, gamma, min_child_weight, min_child_samples, max_delta_step: See :class:`~gradkit.boosting.splits.Penalties`.
+            They are held against sums over examples, weights included, and so have units. By default ``l2`` and
+            ``min_child_weight`` are 1, XGBoost's, where the curvature is the loss's own second derivative, and 0 where it
+            has none (``"unit"``), where it is a function, and for ``losses.poisson`` and ``losses.gaussian``, whose second
+            derivative has the target's units: predictions of a target in other units are then those in other units. A loss
+            of your own that is not quadratic in the target wants 0 too.
         subsample: The share of the examples that a tree is grown on, each drawn by itself.
         colsample_bytree, colsample_bylevel: The share of the features that a tree may use, and of those, each of its levels.
         monotone: Per feature 1 where the score must not fall as it grows, -1 where it must not rise, else 0. For one output.

@@ -2,26 +2,29 @@
 
     minimize over c:   sum over the leaf's examples of w L(y, score + c)  +  l2/2 |c|**2  +  l1 |c|
 
-A loss with curvature takes Newton steps, halved until the leaf loses no more than before; a convex loss of one score without
-curvature is solved by bisection, to the middle of its flat minimum. The intercept of a model is one leaf with all examples.
+A loss with curvature takes Newton steps, halved until the leaf loses by enough; a convex loss without is solved by bisection, to
+the middle of its flat minimum, score by score.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from gradkit.boosting import native
+from gradkit.boosting import bisection, matrices, native
 from gradkit.boosting.curvatures import Derivatives, Local
 from gradkit.boosting.growing import Bounds
 from gradkit.boosting.splits import Penalties, Sums, weight
 
 HALVINGS = 30
 SLACK = 1e-6  # of the leaf's loss: what rounding may add to it
-DOUBLINGS, BISECTIONS = 60, 40
-INTERCEPT_STEPS = 100
+SUFFICIENT = 0.1  # of what the slope promises: a step that gains less is too long, even if it gains
+RIDGE = 1e-6  # of the diagonal of a leaf's matrix
+PROBE = 2.0**-20  # of a value: how far to either side of it the slope is looked at; the least that moves the scores
 
 
 class Rows(NamedTuple):
@@ -85,52 +88,41 @@ def solve(
         bounds: Between which values the weights must lie.
         steps: Newton steps.
     """
-    if not derivatives.has_curvature and rows.scores.shape[1] == 1:
-        value = jnp.clip(_bisect(rows, derivatives, penalties), -penalties.max_delta_step, penalties.max_delta_step)
-    else:
-        step = lambda _, value: _newton_from(rows, derivatives, penalties, value)  # noqa: E731
+    if derivatives.has_curvature:
         local = derivatives.at(rows.scores, rows.targets) if local is None else local
         origin = jnp.zeros((rows.num_leaves, rows.scores.shape[1]), rows.scores.dtype)
+        step = lambda _, value: newton_from(rows, derivatives, penalties, value)  # noqa: E731
         value = jax.lax.fori_loop(1, steps, step, _newton(rows, derivatives, penalties, origin, local))
+    else:
+        value = _bisect(rows, derivatives, penalties)
+        value = jnp.clip(value, -penalties.max_delta_step, penalties.max_delta_step)
     return value if bounds is None else jnp.clip(value, bounds.low[:, None], bounds.high[:, None])
 
 
-def intercept(rows: Rows, derivatives: Derivatives) -> jax.Array:
-    """The constant that minimizes the loss of all examples, shape (k,); there must be one leaf."""
-    penalties = Penalties(l2=0.0)
-    if not derivatives.has_curvature and rows.scores.shape[1] == 1:
-        return _bisect(rows, derivatives, penalties)[0]
-
-    def is_going(carry):
-        step, value, last = carry
-        return (step < INTERCEPT_STEPS) & (jnp.abs(value - last) > SLACK * (1 + jnp.abs(value))).any()
-
-    def advance(carry):
-        step, value, _ = carry
-        return step + 1, _newton_from(rows, derivatives, penalties, value), value
-
-    zero = jnp.zeros((1, rows.scores.shape[1]), rows.scores.dtype)
-    return jax.lax.while_loop(is_going, advance, (0, zero, zero + jnp.inf))[1][0]
-
-
-def _newton_from(rows: Rows, derivatives: Derivatives, penalties: Penalties, origin: jax.Array) -> jax.Array:
+def newton_from(
+    rows: Rows, derivatives: Derivatives, penalties: Penalties, origin: jax.Array, local: Local | None = None
+) -> jax.Array:
     """One step from a value per leaf."""
-    return _newton(rows, derivatives, penalties, origin, derivatives.at(rows.moved(origin), rows.targets))
+    local = derivatives.at(rows.moved(origin), rows.targets) if local is None else local
+    return _newton(rows, derivatives, penalties, origin, local)
 
 
 def _newton(rows: Rows, derivatives: Derivatives, penalties: Penalties, origin: jax.Array, local: Local) -> jax.Array:
-    """One step from a value per leaf, where the loss is known; halved where it would raise the leaf's loss."""
+    """One step from a value per leaf, where the loss is known; halved until it lowers the leaf's loss by enough."""
     is_diagonal = local.matrix is None
     gradient, bending, before = rows.sums(local.gradient, local.curvature if is_diagonal else local.matrix, local.value)
-    before = before + _penalty(penalties, origin)
+    cost = _penalty(penalties, origin)
+    before = before + cost
     target = (_diagonal_target if is_diagonal else _block_target)(penalties, origin, gradient, bending)
     limit = penalties.max_delta_step
     full = jnp.clip(target, -limit, limit) - origin
+    promised = (gradient * full).sum(-1) + _penalty(penalties, origin + full) - cost
 
     def is_worse(share):
         moved = origin + share[:, None] * full
         [after] = rows.sums(derivatives.value(rows.moved(moved), rows.targets))
-        return ~(after + _penalty(penalties, moved) <= before + SLACK * jnp.abs(before))
+        enough = before + SUFFICIENT * share * promised + SLACK * jnp.abs(before)
+        return ~(after + _penalty(penalties, moved) <= enough)
 
     def halve(carry):
         count, share, worse = carry
@@ -152,10 +144,8 @@ def _block_target(penalties: Penalties, origin: jax.Array, gradient: jax.Array, 
     """The same with the whole matrix; the gradient is shrunk by ``l1`` as for single weights."""
     pull = gradient - jnp.einsum("jkl,jl->jk", matrix, origin)
     pull = jnp.sign(pull) * jnp.maximum(jnp.abs(pull) - penalties.l1, 0)
-    size = jnp.trace(matrix, axis1=1, axis2=2)[:, None, None]
     unit = jnp.eye(matrix.shape[-1], dtype=matrix.dtype)[None]
-    ridge = jnp.maximum(penalties.l2, 1e-6 * size + 1e-30) * unit
-    return -jnp.linalg.solve(matrix + ridge, pull[..., None])[..., 0]
+    return -matrices.solve(matrix + penalties.l2 * unit, pull, ridge=RIDGE)
 
 
 def _penalty(penalties: Penalties, value: jax.Array) -> jax.Array:
@@ -163,48 +153,62 @@ def _penalty(penalties: Penalties, value: jax.Array) -> jax.Array:
     return (penalties.l2 / 2 * value**2 + penalties.l1 * jnp.abs(value)).sum(-1)
 
 
+def scale_of(rows: Rows) -> jax.Array:
+    """A power of two that targets and scores of examples that count do not exceed: what values may be like."""
+    most = jnp.stack([_largest(rows, leaf) for leaf in jax.tree.leaves((rows.targets, rows.scores))]).max()
+    return jnp.where(most > 0, 2.0 ** jnp.ceil(jnp.log2(jnp.where(most > 0, most, 1))), 1)
+
+
+def _largest(rows: Rows, leaf: jax.Array) -> jax.Array:
+    """The largest size among the finite numbers of examples that count; 0 if there are none."""
+    sizes = jnp.abs(jnp.asarray(leaf).astype(jnp.float32)).reshape(len(leaf), -1)
+    return jnp.where((rows.weights > 0)[:, None] & jnp.isfinite(sizes), sizes, 0).max(initial=0)
+
+
 def _bisect(rows: Rows, derivatives: Derivatives, penalties: Penalties) -> jax.Array:
-    """The middle of where the slope of each leaf's loss changes sign, shape (leaves, 1)."""
+    """Where the slopes of each leaf's loss change sign, shape (leaves, k).
 
-    def slope(value):
-        [own] = rows.sums(derivatives.gradient(rows.moved(value), rows.targets))
-        return own + penalties.l2 * value + penalties.l1 * jnp.sign(value)
-
-    (low, has_low), (high, has_high) = (
-        _boundary(lambda value: slope(value) >= 0, rows),
-        _boundary(lambda value: slope(value) > 0, rows),
-    )
-    low, high = jnp.where(has_low, low, high), jnp.where(has_high, high, low)
-    return jnp.where(has_low | has_high, (low + high) / 2, 0)
-
-
-def _boundary(is_beyond, rows: Rows) -> tuple[jax.Array, jax.Array]:
-    """The least value per leaf from which on something holds, and whether there is one.
-
-    A bracket is doubled until it holds the value, then halved.
+    All scores are searched at once, which finds the least loss where it is a sum over scores. Where it is not, the way there is
+    a direction to go, as far as the loss falls.
     """
-    zero = jnp.zeros((rows.num_leaves, 1), rows.scores.dtype)
-    is_down = is_beyond(zero)  # then the boundary is at or below zero
-    sign = jnp.where(is_down, -1.0, 1.0).astype(zero.dtype)
+    like, scale = jnp.zeros((rows.num_leaves, rows.scores.shape[1]), rows.scores.dtype), scale_of(rows)
+    slope = functools.partial(slopes, rows, derivatives, penalties)
+    value = bisection.root(slope, like, scale).value
+    if like.shape[1] == 1:
+        return value
 
-    def is_outside(edge):
-        return is_beyond(sign * edge) == is_down
+    def along(share):
+        return (slope(share * value) * value).sum(-1, keepdims=True)
 
-    def widen(carry):
-        count, edge, outside = carry
-        edge = jnp.where(outside, edge * 2, edge)
-        return count + 1, edge, is_outside(edge)
+    def go(value):
+        share = bisection.root(along, like[:, :1], jnp.ones((), like.dtype)).value
+        return jnp.where(is_settled, value, share * value)
 
-    edge = zero + 1
-    is_going = lambda carry: (carry[0] < DOUBLINGS) & carry[2].any()  # noqa: E731
-    _, edge, outside = jax.lax.while_loop(is_going, widen, (0, edge, is_outside(edge)))
-    low, high = jnp.where(is_down, -edge, 0), jnp.where(is_down, 0, edge)
+    is_settled = is_minimum(rows, slope, value, jnp.zeros_like(value)).all(-1, keepdims=True)
+    return jax.lax.cond(is_settled.all(), lambda value: value, go, value)
 
-    def halve(_, carry):
-        low, high = carry
-        middle = (low + high) / 2
-        beyond = is_beyond(middle)
-        return jnp.where(beyond, low, middle), jnp.where(beyond, middle, high)
 
-    low, high = jax.lax.fori_loop(0, BISECTIONS, halve, (low, high))
-    return (low + high) / 2, ~outside
+def slopes(rows: Rows, derivatives: Derivatives, penalties: Penalties, value: jax.Array) -> jax.Array:
+    """The slopes of each leaf's loss at a value per leaf, shape (leaves, k)."""
+    [own] = rows.sums(derivatives.gradient(rows.moved(value), rows.targets))
+    return own + penalties.l2 * value + penalties.l1 * jnp.sign(value)
+
+
+def is_minimum(rows: Rows, slope: Callable, value: jax.Array, tolerance: jax.Array) -> jax.Array:
+    """Whether each score's slope is at most zero right below a value and at least zero right above it, the others as they are.
+
+    Args:
+        rows: The examples.
+        slope: From values (leaves, k) to slopes.
+        value: Where to look.
+        tolerance: The size of slopes that count as zero, shape (leaves, k).
+    """
+    least = jnp.maximum(scale_of(rows) * PROBE**2, _largest(rows, rows.scores) / 4 * PROBE)
+    apart = jnp.maximum(PROBE * jnp.abs(value), least)
+
+    units = jnp.eye(value.shape[1], dtype=value.dtype)
+    below, above = jax.lax.map(
+        lambda side: jax.lax.map(lambda unit: slope(value + side * apart * unit[None]), units), jnp.array([-1, 1], value.dtype)
+    )
+    holds = (above >= -tolerance[None]) & (below <= tolerance[None])
+    return jnp.diagonal(holds, axis1=0, axis2=2)

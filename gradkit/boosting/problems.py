@@ -22,7 +22,9 @@ class Examples(NamedTuple):
     Attributes:
         binned: What ``gk.boosting.bin`` returned.
         targets: Leads with n examples; what the loss takes.
-        weights: Shape (n,), at least 0.
+        weights: Shape (n,), at least 0: what losses are multiplied by. An example of weight 3 counts as three of weight 1, one of
+            weight 0 as none; a common factor of all weights is the same as dividing ``l1``, ``l2``, ``gamma`` and
+            ``min_child_weight`` by it. Losses that are told are means by weight.
         offset: Shape of the scores: what is added to them before the loss sees them.
         fold: Whole numbers (n,): the examples of a descent's ``fold`` are held out.
     """
@@ -67,6 +69,7 @@ class Problem(NamedTuple):
         held_out: Weights of the held-out examples, shape (n,), or ``None``.
         offset: Shape (n, k), or ``None``.
         derivatives: Of the loss.
+        penalties: All numbers.
         num_outputs: ``k``.
     """
 
@@ -76,6 +79,7 @@ class Problem(NamedTuple):
     held_out: jax.Array | None
     offset: jax.Array | None
     derivatives: Derivatives
+    penalties: Penalties
     num_outputs: int
 
 
@@ -94,7 +98,8 @@ def pose(settings: Settings, batch: Any) -> Problem:
     score = jax.ShapeDtypeStruct((k,), jnp.float32)
     target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), examples.targets)
     derivatives = curvatures.derivatives(settings.loss, settings.num_outputs, settings.curvature, score, target)
-    return Problem(examples.binned, examples.targets, weights, held_out, offset, derivatives, k)
+    penalties = settings.penalties.known(derivatives.has_units)
+    return Problem(examples.binned, examples.targets, weights, held_out, offset, derivatives, penalties, k)
 
 
 def as_examples(batch: Any) -> Examples:

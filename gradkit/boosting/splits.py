@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 ROUNDING = 1e-6  # of a node's score: a gain below that is rounding
-SMOOTHING = 10.0  # added to the curvature of a category before categories are put in order
+SMOOTHING = 10.0  # examples of the node's mean curvature, added to a category before categories are put in order
 LEAST_IN_CATEGORY = 10  # examples at a node, of a category that has a place of its own; as scikit-learn asks for
 
 
@@ -23,7 +23,7 @@ class Penalties(NamedTuple):
     """What holds a tree back; numbers or traced scalars.
 
     Attributes:
-        l1, l2: On the weights of leaves.
+        l1, l2: On the weights of leaves. ``None`` for ``l2``, as for ``min_child_weight``: what :meth:`known` says.
         gamma: The gain that a split must exceed.
         min_child_weight: The least sum of curvatures in a child, mean over outputs.
         min_child_samples: The least number of examples in a child.
@@ -36,6 +36,13 @@ class Penalties(NamedTuple):
     min_child_weight: Any = 1.0
     min_child_samples: Any = 1
     max_delta_step: Any = jnp.inf
+
+    def known(self, has_units: bool) -> Penalties:
+        """With a number for what is ``None``: 1, as of XGBoost, or 0 where curvatures have units, or none to speak of."""
+        default = 0.0 if has_units else 1.0
+        l2 = default if self.l2 is None else self.l2
+        least = default if self.min_child_weight is None else self.min_child_weight
+        return self._replace(l2=l2, min_child_weight=least)
 
 
 class Sums(NamedTuple):
@@ -205,7 +212,11 @@ def _orders(histogram: jax.Array, categorical: Sequence[int] | jax.Array) -> jax
     plain = jnp.broadcast_to(jnp.arange(num_bins - 1), (num_nodes, num_features, num_bins - 1))
     columns = jnp.asarray(categorical)
     sums = unstack(histogram.at[:, columns].get(mode="clip")[..., :-1], 2)
-    pull = _leading(sums.gradient / (sums.curvature + SMOOTHING), sums.count)
+    number = jnp.maximum(sums.count.sum(-1, keepdims=True), 1)[..., None]
+    mean = sums.curvature.sum(-2, keepdims=True) / number
+    smooth = sums.curvature + SMOOTHING * mean
+    pull = jnp.where(smooth > 0, sums.gradient / jnp.where(smooth > 0, smooth, 1), 0)
+    pull = _leading(pull if pull.shape[-1] == 1 else pull * jnp.sqrt(mean), sums.count)  # so that outputs have one unit
     pull = jnp.where(sums.count >= LEAST_IN_CATEGORY, pull, jnp.inf)  # a category that is rare there is to the right
     return plain.at[:, columns].set(jnp.argsort(pull, -1, stable=True).astype(plain.dtype), mode="drop")
 
@@ -216,6 +227,8 @@ def _leading(pull: jax.Array, count: jax.Array) -> jax.Array:
         return pull[..., 0]
     share = count / jnp.maximum(count.sum(-1, keepdims=True), 1)
     centered = pull - (share[..., None] * pull).sum(-2, keepdims=True)
+    largest = jnp.abs(centered).max((-2, -1), keepdims=True)
+    centered = centered / jnp.where(largest > 0, largest, 1)  # whose squares are numbers
     spread = jnp.einsum("jdbk,jdb,jdbl->jdkl", centered, share, centered, precision=jax.lax.Precision.HIGHEST)
     direction = spread[..., 0] + spread.sum(-1)
     for _ in range(8):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from gradkit import checks
-from gradkit.boosting import leaves, native, packing, prediction, sampling, sharding
+from gradkit.boosting import intercepts, leaves, native, packing, prediction, sampling, sharding
 from gradkit.boosting.curvatures import Local
 from gradkit.boosting.growing import Shape, Slopes, Tree, grow
 from gradkit.boosting.prediction import Ensemble, predict
@@ -47,7 +47,7 @@ def begin(settings: Settings, key: jax.Array, data: Any) -> BoostingState:
     start = jnp.zeros((n, k), jnp.float32) if problem.offset is None else problem.offset
     if settings.start is None:
         one_leaf = leaves.Rows(start, problem.targets, problem.weights, jnp.zeros(n, jnp.int32), 1)
-        intercept = leaves.intercept(one_leaf, problem.derivatives)
+        intercept = intercepts.intercept(one_leaf, problem.derivatives)
         scores = start + intercept[None]
     else:
         intercept = jnp.atleast_1d(settings.start.intercept)
@@ -106,13 +106,22 @@ def _fit_tree(settings: Settings, problem: Problem, state: BoostingState, local:
     if not sampling.is_all(settings.subsample):
         weights = weights * sampling.examples(key, settings.subsample, len(binned))
     allowed = sampling.features(key, settings.colsample_bytree, settings.colsample_bylevel, binned.codes.shape[1], settings.depth)
-    slopes = Slopes(*(part.astype(jnp.float32) for part in (local.gradient, local.curvature, weights)))
-    shape, penalties = shape_of(settings, binned), Penalties(*(jnp.asarray(each, jnp.float32) for each in settings.penalties))
+    gradient = local.gradient if problem.derivatives.has_curvature else _in_one_unit(local.gradient, weights)
+    slopes = Slopes(*(part.astype(jnp.float32) for part in (gradient, local.curvature, weights)))
+    shape, penalties = shape_of(settings, binned), Penalties(*(jnp.asarray(each, jnp.float32) for each in problem.penalties))
     grown = _grower(settings, shape)(binned.codes, slopes, shape, penalties, allowed=allowed)
     rows = leaves.Rows(state.scores, problem.targets, weights, grown.leaf, 2**settings.depth)
     value = leaves.solve(rows, problem.derivatives, penalties, local=local, bounds=grown.bounds, steps=settings.newton_steps)
     shrunk = _rounded((_rate(settings, state.count) * value).astype(jnp.float32), state.count)
     return grown.tree._replace(value=shrunk), grown.leaf
+
+
+def _in_one_unit(gradient: jax.Array, weights: jax.Array) -> jax.Array:
+    """Gradients without curvature, each output's as large as the largest: their squares are added up to judge a split."""
+    if gradient.shape[1] == 1:
+        return gradient
+    size = jnp.where(weights[:, None] > 0, weights[:, None] * jnp.abs(gradient), 0).sum(0)
+    return gradient * jnp.where(size > 0, size.max() / jnp.where(size > 0, size, 1), 1)[None]
 
 
 def _rounded(value: jax.Array, count: jax.Array) -> jax.Array:

@@ -44,8 +44,8 @@ class _GradientBoosting(BaseEstimator):
     """What classifier and regressor share; see them for the parameters."""
 
     def __init__(
-        self, loss="log_loss", *, learning_rate=0.1, max_iter=100, max_depth=6, l1_regularization=0.0, l2_regularization=1.0,
-        gamma=0.0, min_child_weight=1.0, min_samples_leaf=1, max_delta_step=np.inf, subsample=1.0, max_features=1.0,
+        self, loss="log_loss", *, learning_rate=0.1, max_iter=100, max_depth=6, l1_regularization=0.0, l2_regularization=None,
+        gamma=0.0, min_child_weight=None, min_samples_leaf=1, max_delta_step=np.inf, subsample=1.0, max_features=1.0,
         max_bins=256, categorical_features=None, monotonic_cst=None, early_stopping=False, validation_fraction=0.1,
         n_iter_no_change=10, curvature=None, warm_start=False, random_state=None,
     ):  # fmt: skip
@@ -153,7 +153,7 @@ class GradientBoostingRegressor(RegressorMixin, _GradientBoosting):
         max_iter: Trees.
         max_depth: Levels of splits of every tree.
         l1_regularization, l2_regularization, gamma, min_child_weight, min_samples_leaf, max_delta_step: What holds trees back;
-            see :func:`gradkit.boosting.descent`.
+            see :func:`gradkit.boosting.descent`, which says what is taken for ``None``.
         subsample: The share of the examples that a tree is grown on.
         max_features: The share of the features that each level of a tree may use.
         max_bins: Bins per feature, from 3 to 256; missing values have one of them.
@@ -181,9 +181,10 @@ class GradientBoostingRegressor(RegressorMixin, _GradientBoosting):
     """
 
     def __init__(
-        self, loss="squared_error", *, learning_rate=0.1, max_iter=100, max_depth=6, l1_regularization=0.0, l2_regularization=1.0,
-        gamma=0.0, min_child_weight=1.0, min_samples_leaf=1, max_delta_step=np.inf, subsample=1.0, max_features=1.0, max_bins=256,
-        categorical_features=None, monotonic_cst=None, early_stopping=False, validation_fraction=0.1, n_iter_no_change=10,
+        self, loss="squared_error", *, learning_rate=0.1, max_iter=100, max_depth=6, l1_regularization=0.0,
+        l2_regularization=None, gamma=0.0, min_child_weight=None, min_samples_leaf=1, max_delta_step=np.inf, subsample=1.0,
+        max_features=1.0, max_bins=256, categorical_features=None, monotonic_cst=None, early_stopping=False,
+        validation_fraction=0.1, n_iter_no_change=10,
         curvature=None, warm_start=False, random_state=None, quantile=0.5, inverse_link=None,
     ):  # fmt: skip
         super().__init__(
