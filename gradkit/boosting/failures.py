@@ -12,10 +12,18 @@ from gradkit.boosting import curvatures
 from gradkit.boosting.problems import as_examples
 
 PARTS = ("value", "gradient", "curvature")
+NOT_THE_LOSS = "The loss, its gradient and its curvature are finite at all examples: the step to the next scores is not."
+NO_INTERCEPT = (
+    "No constant was found at which the loss of all examples is least: where the search for the intercept ended, its slope does "
+    "not change sign. Give the loss a minimum, by a penalty on the score for instance."
+)
 
 
 def describe_failure(loss: Callable, data: Any, scores: Any, *, num_outputs: int | None = None, curvature: Any = None) -> str:
     """Name the first example of positive weight at which the loss, its gradient or its curvature is not finite.
+
+    Scores of which none is finite are those of a model that has no intercept: the example is then looked for where the search for
+    it began, at the offset or 0.
 
     Args:
         loss, num_outputs, curvature: As for :func:`gradkit.boosting.descent`.
@@ -32,6 +40,10 @@ def describe_failure(loss: Callable, data: Any, scores: Any, *, num_outputs: int
     examples = as_examples(data)
     n, k = len(examples.binned), num_outputs or 1
     scores = np.asarray(scores, np.float32).reshape(n, k)
+    is_lost = not np.isfinite(scores).any()
+    if is_lost:
+        start = 0 if examples.offset is None else np.asarray(examples.offset, np.float32).reshape(n, k)
+        scores = np.zeros((n, k), np.float32) + start
     of = jax.ShapeDtypeStruct
     target = jax.tree.map(lambda leaf: of(np.shape(leaf)[1:], np.asarray(leaf).dtype), examples.targets)
     derivatives = curvatures.derivatives(loss, num_outputs, curvature, of((k,), np.float32), target)
@@ -39,7 +51,7 @@ def describe_failure(loss: Callable, data: Any, scores: Any, *, num_outputs: int
     found = {name: np.asarray(getattr(derivatives, name)(scores, examples.targets)).reshape(n, -1) for name in PARTS}
     is_bad = counts & ~np.all([np.isfinite(values).all(1) for values in found.values()], 0)
     if not is_bad.any():
-        return "The loss, its gradient and its curvature are finite at all examples: the step to the next scores is not."
+        return NO_INTERCEPT if is_lost else NOT_THE_LOSS
     row = int(is_bad.argmax())
     told = ", ".join(f"{name} {_short(values[row])}" for name, values in found.items())
     own = ", ".join(_short(np.ravel(leaf[row])) for leaf in map(np.asarray, jax.tree.leaves(examples.targets)))
