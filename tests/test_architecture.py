@@ -138,4 +138,4 @@ def test_the_binding_names_exist():
         "minimize"
     )
     assert all(hasattr(gk, name) for name in top.split())
-    assert gk.Descent._fields == ("init", "step", "params", "loss", "parts")
+    assert gk.Descent._fields == ("init", "step", "params", "loss", "parts", "rule")
