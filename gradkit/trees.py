@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core.primitives import convert_element_type_p
 
 
 def _path_name(path) -> str:
@@ -64,6 +65,11 @@ def finite_leaves(tree: Any, *, lane_axes: int = 0) -> jax.Array:
 def strong(tree: Any) -> Any:
     """The tree without weak types, under which the programs that take it would compile twice."""
     return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), tree)
+
+
+def weak(leaf: Any) -> jax.Array:
+    """The same values with a weak type: they take the dtype of the arrays they meet, as Python's numbers do."""
+    return convert_element_type_p.bind(jnp.asarray(leaf), new_dtype=leaf.dtype, weak_type=True, sharding=None)
 
 
 def select_lanes(mask: jax.Array, chosen: Any, other: Any) -> Any:

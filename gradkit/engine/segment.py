@@ -38,7 +38,8 @@ class Blocks(NamedTuple):
 
 def descent_of(program: Program, lane: Lanes, on_read=None):
     """The descent of one lane, made inside the traced program."""
-    return program.traced.make(Hyper({**lane.hyper, **program.traced.static, **program.split.values}, on_read))
+    hyper = {name: trees.weak(value) for name, value in lane.hyper.items()}
+    return program.traced.make(Hyper({**hyper, **program.traced.static, **program.split.values}, on_read))
 
 
 def _begin(program: Program, lanes: Lanes, data, validation):
