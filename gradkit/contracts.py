@@ -132,9 +132,8 @@ _MESSAGES = {
 class Hyper:
     """The hyper-parameters of one member: a pytree of scalars with attribute access.
 
-    Numbers are leaves and may be traced; everything else is static. A traced number is weakly typed: like a constant, it takes the
-    dtype of the arrays it meets. ``on_read`` is told each name that is read and is not part
-    of the pytree.
+    Numbers are leaves and may be traced; everything else is static. A traced number is weakly typed: like a constant, it takes
+    the dtype of the arrays it meets. ``on_read`` is told each name that is read and is not part of the pytree.
 
     >>> h = Hyper({"learning_rate": 0.1, "optimizer": "adam"})
     >>> h.learning_rate, h.optimizer
