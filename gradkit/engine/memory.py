@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gradkit import checks, trees
+from gradkit.engine import cgroups
 from gradkit.engine.plan import Plan
 from gradkit.engine.rates import Sample
 from gradkit.engine.runs import Run
@@ -74,5 +75,5 @@ def available(device: Any) -> float | None:
     if told and "bytes_limit" in told:
         return SHARE * (told["bytes_limit"] - told.get("bytes_in_use", 0))
     if device.platform == "cpu" and hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        return SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return SHARE * min(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), cgroups.num_bytes())
     return None
