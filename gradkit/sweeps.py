@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from gradkit import checks, requests, settings
 from gradkit.contracts import Descent, Hyper
-from gradkit.engine import compilation, holdings
+from gradkit.engine import compilation
 from gradkit.engine import group as groups
 from gradkit.engine.halving import Halving
-from gradkit.engine.holdings import Holding
 from gradkit.engine.interrupts import listening
 from gradkit.engine.plan import Plan
 from gradkit.engine.progress import Tally, shown
 from gradkit.requests import Prepared, Request
-from gradkit.results import Fit, Sweep
-from gradkit.results.fit import from_ledger, on_device
+from gradkit.reruns import Reruns
+from gradkit.results import Sweep
+from gradkit.results.fit import from_ledger
 from gradkit.spaces import Space
 
 
@@ -87,29 +86,28 @@ def sweep(
     (['FINISHED', 'FINISHED', 'FINISHED', 'DIVERGED'], {'learning_rate': 1.0})
     """
     started = time.perf_counter()
-    with compilation.persistent():
-        prepared = requests.prepare(
-            Request(
-                make=make,
-                data=data,
-                space=space,
-                steps=steps,
-                batch_size=batch_size,
-                key=key,
-                validation=validation,
-                evaluate=evaluate,
-                evaluate_every=evaluate_every,
-                history_every=history_every,
-                metric=metric,
-                goal=goal,
-                over=over,
-                halving=halving,
-                order=order,
-                plan=plan,
-            )
+    with settings.without_mesh(), compilation.persistent():
+        request = Request(
+            make=make,
+            data=data,
+            space=space,
+            steps=steps,
+            batch_size=batch_size,
+            key=key,
+            validation=validation,
+            evaluate=evaluate,
+            evaluate_every=evaluate_every,
+            history_every=history_every,
+            metric=metric,
+            goal=goal,
+            over=over,
+            halving=halving,
+            order=order,
+            plan=plan,
         )
+        prepared = requests.prepare(request)
         settled = requests.settle(prepared, plan, is_asked=False)
-        return _run(space, prepared, settled, progress, started)
+        return _run(request, prepared, settled, progress, started)
 
 
 def plan(
@@ -160,7 +158,7 @@ def plan(
     """
     checks.require(not hasattr(data, "__next__"), "data", "be drawn again for the sweep", checks.Described("an iterator"),
                    "Use gk.stream(start_step -> iterable) or arrays.")  # fmt: skip
-    with compilation.persistent():
+    with settings.without_mesh(), compilation.persistent():
         prepared = requests.prepare(
             Request(
                 make=make,
@@ -184,8 +182,8 @@ def plan(
         return requests.settle(prepared, plan, is_asked=True)
 
 
-def _run(space, prepared: Prepared, settled: Plan, progress, started) -> Sweep:
-    runs = prepared.runs
+def _run(request: Request, prepared: Prepared, settled: Plan, progress, started) -> Sweep:
+    space, runs = request.space, prepared.runs
     tally = Tally(len(prepared.found.own), sum(int(run.members.goals.sum()) for run in runs))
     with listening() as is_interrupted, shown(tally, is_wanted=progress):
         rungs = groups.execute(runs, settled, tally, is_interrupted, prepared.halving, prepared.configurations)
@@ -197,12 +195,7 @@ def _run(space, prepared: Prepared, settled: Plan, progress, started) -> Sweep:
     notes = [*requests.unlike_losses(space, prepared), *prepared.found.note()]
     notes += [note for run in runs for note in (run.source.note(), *run.ledger.notes) if note]
     kept = settings.kept()
-    held = {
-        position: (holding, member)
-        for holding in prepared.holdings
-        for member, position in enumerate(holding.run.members.positions)
-    }
-    replay = lambda member: _replay(*held[run_by[member]], settled, kept)  # noqa: E731
+    courses = tuple(groups.course(*homes[run_by[member]]) for member in range(len(space)))
     return Sweep(
         prepared.found.hyper,
         fits,
@@ -214,17 +207,5 @@ def _run(space, prepared: Prepared, settled: Plan, progress, started) -> Sweep:
         reported=prepared.reported,
         run_by=run_by,
         settings=kept,
-        replay_fn=replay,
+        rerun=Reruns(request, settled, courses, tuple(prepared.holdings)),
     )
-
-
-def _replay(holding: Holding, member: int, settled: Plan, kept: settings.Settings) -> Fit:
-    is_replayable = holding.run.source.is_replayable
-    checks.require(is_replayable, "data", "be drawn again for a replay", checks.Described("a plain iterable"),
-                   "Use gk.stream(start_step -> iterable) or arrays.")  # fmt: skip
-    started = time.perf_counter()
-    with settings.restored(kept):
-        with compilation.persistent(), listening() as is_interrupted:
-            ledger = groups.replay(holdings.take_up(holding), settled, member, is_interrupted)
-        result = from_ledger(ledger, 0, time.perf_counter() - started)
-        return replace(result, params=on_device(result.params), state=on_device(result.state))

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding, PartitionSpec, Sharding
 
 from gradkit import checks
 from gradkit.contracts import Descent, Hyper, Source, Status
@@ -27,7 +27,7 @@ from gradkit.engine import outline as outlines
 from gradkit.engine import plan as plans
 from gradkit.engine.chunk import Chunk
 from gradkit.engine.halving import Configuration, Halving
-from gradkit.engine.ledger import Ledger
+from gradkit.engine.ledger import Ledger, Placement
 from gradkit.engine.plan import Plan
 from gradkit.engine.progress import Tally
 from gradkit.engine.rungs import Rung
@@ -106,7 +106,10 @@ def lone_plan() -> Plan:
 
 def at_width(run: Run, plan: Plan, width: int) -> Run:
     """The run with so many lanes per device."""
-    return run._replace(program=run.program._replace(width=width, mesh=_mesh(plan)))
+    mesh = _mesh(plan)
+    if mesh is not None and run.program.mesh != mesh:
+        run = _placed(run, NamedSharding(mesh, PartitionSpec()))  # what is bound to one device cannot meet the others' lanes
+    return run._replace(program=run.program._replace(width=width, mesh=mesh))
 
 
 def execute(
@@ -143,23 +146,57 @@ def _takers(run: Run, plan: Plan) -> list[Run]:
 
 
 def _on_device(run: Run, device: jax.Device) -> Run:
-    resident, start, validation = jax.device_put((run.source.resident, run.source.start, run.validation), device)
-    source = run.source._replace(resident=resident, start=start)
-    return run._replace(source=source, validation=validation, device=device)
+    return _placed(run, device)._replace(device=device)
 
 
-def replay(run: Run, plan: Plan, member: int, is_interrupted: Event) -> Ledger:
-    """Run one member again where it ran, copies of it in the other lanes. Returns its ledger, with the state."""
-    told, end = run.ledger, int(run.members.goals[member])
-    if told.status[member] in (Status.PRUNED, Status.CONVERGED):
-        end = int(told.steps[member])
+def _placed(run: Run, where: jax.Device | Sharding) -> Run:
+    """The run with its arrays there."""
+    resident, start, validation = jax.device_put((run.source.resident, run.source.start, run.validation), where)
+    return run._replace(source=run.source._replace(resident=resident, start=start), validation=validation)
+
+
+class Course(NamedTuple):
+    """What a member did, as far as it has to be known to do it again.
+
+    Attributes:
+        path: Where it ran, from which step on.
+        end: Its last step.
+        measured: The steps after which it was evaluated.
+        status, rung: What a rung made of it, or ``None`` and 0.
+    """
+
+    path: tuple[Placement, ...]
+    end: int
+    measured: frozenset[int] = frozenset()
+    status: Status | None = None
+    rung: int = 0
+
+
+def course(run: Run, member: int) -> Course:
+    """What a member did, from the ledger of its run."""
+    told, status = run.ledger, Status(run.ledger.status[member])
+    path = tuple(told.path[member]) or (Placement(0, run.program.width, 0),)
+    measured = frozenset(step for step, _ in told.evaluations[member])
+    if status in (Status.PRUNED, Status.CONVERGED):
+        return Course(path, int(told.steps[member]), measured, status, int(told.rung[member]))
+    return Course(path, int(run.members.goals[member]), measured)
+
+
+def lone_course(run: Run, member: int) -> Course:
+    """What a member would do by itself: all its steps, in a single lane."""
+    return Course((Placement(0, 1, 0),), int(run.members.goals[member]))
+
+
+def replay(run: Run, plan: Plan, member: int, course: Course, is_interrupted: Event) -> Ledger:
+    """Run one member again on its course, copies of it in the other lanes. Returns its ledger, with the state."""
+    end, measured = course.end, course.measured
+    [run, *_] = _takers(run, plan)
     alone = run._replace(
-        members=_only(run.members, member, end), keeps_state=True, pace=Pace(), ledger=ledgers.blank(1, told.every)
+        members=_only(run.members, member, end), keeps_state=True, pace=Pace(), ledger=ledgers.blank(1, run.ledger.every)
     )
     ledgers.open_histories(alone.ledger, run.outline.info, run.num_steps)
     watch = runner.watch(Tally(1, end), is_interrupted)
-    path = {place.step: place for place in told.path[member] or [ledgers.Placement(0, run.program.width, 0)]}
-    measured = {step for step, _ in told.evaluations[member]}
+    path = {place.step: place for place in course.path}
     chunk = last_lane = None
     stops = sorted({*path, *(step for step in measured if step < end), end})
     for start, stop in itertools.pairwise(stops):
@@ -171,8 +208,8 @@ def replay(run: Run, plan: Plan, member: int, is_interrupted: Event) -> Ledger:
             last_lane = lane
         is_last = stop == end
         [[chunk]] = runner.drive([[chunk]], stop, threads=1, is_last=is_last, is_measured=stop in measured, watch=watch)
-    if told.status[member] in (Status.PRUNED, Status.CONVERGED):
-        alone.ledger.status[0], alone.ledger.rung[0] = told.status[member], told.rung[member]
+    if course.status is not None:
+        alone.ledger.status[0], alone.ledger.rung[0] = course.status, course.rung
     return alone.ledger
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,7 +10,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from gradkit import checks
+from gradkit import checks, travels
+from gradkit.engine import cgroups
 
 CACHE_BYTES = 2**20  # fast memory of one core: what the lanes of a chunk should fit into
 WORKING_SHARE = 4 / 3  # a state (parameters and two moments) and the gradient beside it
@@ -76,6 +78,17 @@ class Plan(NamedTuple):
         seconds = [program.run_seconds for program in self.programs]
         return None if None in seconds or not seconds else sum(seconds)
 
+    def __reduce__(self):
+        """Devices travel by their names; one that is not there arrives as its name, and is refused when the plan is used."""
+        devices = self.devices and tuple(map(travels.device_name, self.devices))
+        return Plan, tuple(self._replace(devices=devices))
+
+    def __copy__(self) -> Plan:
+        return self
+
+    def __deepcopy__(self, memo) -> Plan:
+        return self
+
     def __str__(self) -> str:
         if not self.programs:
             given = {name: value for name, value in zip(self._fields[:4], self) if value is not None}
@@ -125,6 +138,9 @@ def settle(plan: Plan) -> Plan:
     """
     devices = tuple(jax.local_devices()) if plan.devices is None else tuple(plan.devices)
     checks.require(len(devices) > 0, "plan.devices", "name a device", devices, "Leave it out to use all local ones.")
+    missing = [device for device in devices if isinstance(device, travels.DeviceName)]
+    checks.require(not missing, "plan.devices", "be there", checks.Described(", ".join(map(str, missing))),
+                   "The plan was made elsewhere: give gk.Plan(width=...) alone.")  # fmt: skip
     is_cpu = devices[0].platform == "cpu"
     spans = len(devices) > 1 and (not is_cpu if plan.spans is None else plan.spans)
     usual_threads = 1 if spans else max(len(devices), num_cores() if is_cpu else 1)
@@ -158,7 +174,8 @@ def most(plan: Plan, num_members: int) -> int:
 
 def num_cores() -> int:
     """Cores that this process may use: threads that send chunks to the one CPU device keep them all busy."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(bound, cgroups.cores())))
 
 
 def _fitting_lanes(lane_bytes: float) -> int:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import copy
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradkit import trees
 from gradkit.contracts import Status
 from gradkit.engine.ledger import Ledger, last_twentieth
 from gradkit.transforms.skips import NO_LOSS_YET
@@ -114,6 +116,16 @@ class Fit:
         more = f" and {len(self.zero_gradients) - len(few)} more" * (len(self.zero_gradients) > len(few))
         where = f" in {', '.join(few)}{more}" if any(few) else ""
         return f"gradient is zero{where}" if few else ""
+
+    def __copy__(self) -> Fit:
+        return replace(self)
+
+    def __deepcopy__(self, memo) -> Fit:
+        return replace(self, **{each.name: copy.deepcopy(getattr(self, each.name), memo) for each in fields(self)})
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: arrays arrive on the host, as a device may not be there or may have other types."""
+        return self.__dict__ | {"params": trees.to_host(self.params), "state": trees.to_host(self.state)}
 
     def __repr__(self) -> str:
         metrics = "".join(f", {name} {value:.4g}" for name, value in self.metrics.items())

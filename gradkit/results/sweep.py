@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradkit import checks, questions, settings
+from gradkit import checks, questions, settings, travels
 from gradkit.contracts import Status
 from gradkit.engine.plan import Plan
 from gradkit.engine.rungs import Rung
@@ -52,7 +53,7 @@ class Sweep:
     reported: Reported = field(kw_only=True)
     run_by: tuple[int, ...] = field(kw_only=True)
     settings: settings.Settings = field(default_factory=dict, kw_only=True)
-    replay_fn: Callable[[int], Fit] = field(default=None, kw_only=True)
+    rerun: Callable[..., Fit] = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.fits)
@@ -186,13 +187,42 @@ class Sweep:
     def replay(self, member: int) -> Fit:
         """Run a member again in the chunk shape and lane it had: the same bits, and this time with its final state.
 
-        jax's settings (64-bit types, the precision of matrix products...) are those of the sweep, whatever is set by now.
+        jax's settings (64-bit types, the precision of matrix products...) are those of the sweep, whatever is set by now. A sweep
+        that was sent to another process replays there too, if all it was made of is found: ``make`` and other functions in a
+        module that can be imported, devices of the same kind.
 
         Raises:
-            ValueError: If the data were a plain iterable, which cannot be drawn again.
+            ValueError: If the data were a plain iterable, which cannot be drawn again, or if something is not found.
         """
-        member = range(len(self))[member]
-        return self.replay_fn(member)
+        with settings.restored(self.settings):
+            return self.rerun(self.run_by[member], is_alone=False)
+
+    def refit(self, member: int) -> Fit:
+        """Fit a member alone: its hyper-parameters, its key, its order of the data, all its steps, in a lane of its own.
+
+        What a sweep at width one gives to the bit. A replay repeats what happened instead: at the width, in the lane and up to
+        the rung at which a halving dropped the member; a refit runs on to its last step.
+
+        Raises:
+            ValueError: As :meth:`replay`.
+        """
+        with settings.restored(self.settings):
+            return self.rerun(self.run_by[member], is_alone=True)
+
+    def __copy__(self) -> Sweep:
+        return replace(self)
+
+    def __deepcopy__(self, memo) -> Sweep:
+        hyper = tuple(dict(values) for values in self.hyper)  # the values are shared, they may be any objects
+        return replace(self, hyper=hyper, fits=copy.deepcopy(self.fits, memo))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled; what cannot travel arrives as its name."""
+        return self.__dict__ | {"hyper": travels.sent_each(self.hyper), "settings": travels.sent_each([self.settings])[0]}
+
+    def __setstate__(self, state: dict[str, Any]):
+        here = {name: value for name, value in state["settings"].items() if not travels.is_missing(value)}
+        self.__dict__.update(state | {"settings": here})
 
     def summary(self, metric: str | None = None, goal: str | None = None, over: Any = AS_ASKED) -> summaries.Summary:
         """The answer: the best configuration, per axis the range that works, what diverged and what barely moved."""
