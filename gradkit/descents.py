@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gradkit import checks, gradients, keys, losses, transforms, weights
+from gradkit import checks, gradients, keys, losses, transforms, trees, weights
 from gradkit.contracts import Descent, Info
 from gradkit.transforms.entrances import check_gradients
 from gradkit.transforms.foreign import refuse_foreign
@@ -249,7 +249,7 @@ def _mean_weight(loss_fn: Callable, data: Any, loss_of: Callable[[Any], jax.Arra
 def _begin(start: Any, key: jax.Array) -> Any:
     """Call a factory with the key; take anything else as the pytree itself."""
     is_pytree = not callable(start) or any(hasattr(leaf, "dtype") for leaf in jax.tree.leaves(start))
-    return jax.tree.map(jnp.asarray, start if is_pytree else start(key))
+    return jax.tree.map(lambda leaf: jnp.asarray(trees.without_foreign_mesh(leaf)), start if is_pytree else start(key))
 
 
 def _scalar(result: Any) -> jax.Array:

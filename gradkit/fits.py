@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from gradkit import checks
+from gradkit import checks, settings, trees
 from gradkit.contracts import Descent
 from gradkit.data import source
 from gradkit.engine import compilation, programs
@@ -20,6 +20,7 @@ from gradkit.results import Fit
 from gradkit.results.fit import from_ledger, on_device
 
 
+@settings.without_explicit_mesh()
 def fit(
     descent: Descent,
     data: Any,
@@ -72,6 +73,8 @@ def fit(
     steps = checks.whole_number("steps", steps, at_least=1, remedy="It counts the updates to make.")
     history_every = checks.whole_number("history_every", history_every, at_least=1, remedy="1 keeps every step.")
     key = as_key(key)
+    are_spread = trees.is_spread(data) or trees.is_spread(validation)  # then they stay so, and the others are free to join them
+    data, validation = map(trees.unbound if are_spread else trees.at_home, (data, validation))
     feed = source(data, batch_size=batch_size, key=key, per_seed=False)
     validation = groups.check_evaluation(validation, evaluate, evaluate_every)
     given = groups.Settings(key, validation, evaluate, evaluate_every, history_every, keeps_state=True)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from gradkit.checks import require, whole_number
-from gradkit.trees import is_key
+from gradkit.trees import at_home, is_key
 
 MEMBER, STEP, DRAW = 0x6D656D62, 0x73746570, 0x64726177
 
@@ -37,7 +37,7 @@ def as_key(key: Any) -> jax.Array:
     remedy = "Pass an int below 2**32, or one key of jax.random.key."
     if is_key(key):
         require(key.shape == (), "key", "be a single key", key.shape, remedy)
-        return key
+        return at_home(key)
     if getattr(key, "ndim", 0) > 0:
         raw = jax.random.key_data(jax.random.key(0))
         is_raw = key.dtype == raw.dtype and key.shape == raw.shape

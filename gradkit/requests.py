@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from gradkit import checks, questions
+from gradkit import checks, questions, trees
 from gradkit.contracts import Source
 from gradkit.data import source
 from gradkit.engine import group as groups
@@ -87,7 +87,7 @@ def prepare(request: Request) -> Prepared:
     programs.begin()
     space = request.space
     every = checks.whole_number("history_every", request.history_every, at_least=1, remedy="1 keeps every step.")
-    validation = groups.check_evaluation(request.validation, request.evaluate, request.evaluate_every)
+    validation = groups.check_evaluation(trees.at_home(request.validation), request.evaluate, request.evaluate_every)
     given = groups.Settings(as_key(request.key), validation, request.evaluate, request.evaluate_every, every)
     parts = _parts(request, given)
     reported = outlines.reported([part.run.outline for part in parts])
@@ -122,7 +122,7 @@ def _parts(request: Request, given: groups.Settings) -> list[_Part]:
     data, parts = request.data, []
     for static, positions in _groups(request.space, data):
         own = functools.partial(
-            source,
+            _source,
             batch_size=static.get("batch_size", request.batch_size),
             key=given.key,
             per_seed=request.order == "per_seed",
@@ -159,6 +159,11 @@ def _only(request: Request, given: groups.Settings, part: _Part, own: frozenset[
 def _name(part: _Part, hyper: dict[str, Any]) -> str:
     """What tells a program from the others: the static hyper-parameters that it reads."""
     return ", ".join(f"{name}={_readable(value)}" for name, value in part.static.items() if name in hyper) or "all"
+
+
+def _source(data: Any, **settings) -> Source:
+    """The source of data at home: members are spread over devices, not examples."""
+    return source(trees.at_home(data), **settings)
 
 
 def _holdings(request: Request, runs: list[Run], sources: list[Callable]) -> list[Holding]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 
 Settings = dict[str, Any]
 
@@ -73,6 +74,28 @@ def kept() -> Settings:
 
 
 @contextlib.contextmanager
+def without_mesh() -> Iterator[None]:
+    """No mesh set by ``jax.set_mesh``: a sweep spreads members over devices by a mesh of its own."""
+    is_set = not jax.sharding.get_abstract_mesh().empty
+    with jax.set_mesh(jax.sharding.Mesh(np.empty((), object), ())) if is_set else contextlib.nullcontext():
+        yield
+
+
+@contextlib.contextmanager
+def without_explicit_mesh() -> Iterator[None]:
+    """The same for a mesh with explicit axes, which would become a part of the types inside the program; another one stays."""
+    is_explicit = jax.sharding.AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
+    with without_mesh() if is_explicit else contextlib.nullcontext():
+        yield
+
+
+def _mesh() -> Any:
+    """The mesh set in this thread, or ``None``; jax before 0.8 does not tell."""
+    mesh = jax.sharding.get_mesh() if hasattr(jax.sharding, "get_mesh") else None
+    return None if mesh is None or mesh.empty else mesh
+
+
+@contextlib.contextmanager
 def restored(settings: Settings) -> Iterator[None]:
     """Settings as they were, in this thread and in those that :func:`carried` functions run in; then as they are now."""
     differing = {name: settings[name] for name in GLOBALS if settings.get(name) != jax.config.values[name]}
@@ -86,11 +109,13 @@ def restored(settings: Settings) -> Iterator[None]:
 
 def carried(function: Callable) -> Callable:
     """The function under the settings of the thread that called this, in whichever thread it will run."""
-    settings = kept()
+    settings, mesh = kept(), _mesh()
 
     def under_settings(*args):
         with contextlib.ExitStack() as stack:
             _enter(stack, settings)
+            if mesh is not None:
+                stack.enter_context(jax.set_mesh(mesh))
             return function(*args)
 
     return under_settings

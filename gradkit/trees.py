@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core.primitives import convert_element_type_p
+from jax.sharding import AxisType, NamedSharding
 
 
 def _path_name(path) -> str:
@@ -89,6 +90,45 @@ def take_lane(tree: Any, lane: int) -> Any:
 def num_bytes(tree: Any) -> int:
     """Bytes held by the leaves of a tree of arrays or shapes."""
     return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def at_home(tree: Any) -> Any:
+    """The tree with arrays that are bound to other devices, or spread over several, on the first one; what is no array stays."""
+    home = jax.local_devices()[0]
+
+    def place(leaf):
+        if not isinstance(leaf, jax.Array) or not leaf.committed or leaf.devices() == {home}:
+            return leaf
+        is_spread = len(leaf.devices()) > 1 and not is_key(leaf)
+        return jax.device_put(np.asarray(leaf) if is_spread else leaf, home)  # by the host: the mesh may be a part of the type
+
+    return place(tree) if jax.tree_util.all_leaves([tree]) else jax.tree.map(place, tree)
+
+
+def unbound(tree: Any) -> Any:
+    """The tree with arrays that are bound to one device on the host; those that are spread over several stay."""
+
+    def free(leaf):
+        is_bound = isinstance(leaf, jax.Array) and leaf.committed and len(leaf.devices()) == 1 and not is_key(leaf)
+        return np.asarray(leaf) if is_bound else leaf
+
+    return free(tree) if jax.tree_util.all_leaves([tree]) else jax.tree.map(free, tree)
+
+
+def is_spread(tree: Any) -> bool:
+    """Whether an array lies on several devices, by no explicit mesh."""
+    leaves = [tree] if jax.tree_util.all_leaves([tree]) else jax.tree.leaves(tree)
+    spread = [leaf for leaf in leaves if isinstance(leaf, jax.Array) and len(leaf.devices()) > 1]
+    return any(without_foreign_mesh(leaf) is leaf for leaf in spread)
+
+
+def without_foreign_mesh(leaf: Any) -> Any:
+    """A leaf whose type holds another mesh than the one in force, by the host: it cannot enter a program; any other as it is."""
+    if not isinstance(leaf, jax.Array) or isinstance(leaf, jax.core.Tracer) or not isinstance(leaf.sharding, NamedSharding):
+        return leaf
+    mesh = leaf.sharding.mesh
+    is_foreign = AxisType.Explicit in mesh.axis_types and mesh.abstract_mesh != jax.sharding.get_abstract_mesh()
+    return np.asarray(leaf) if is_foreign else leaf
 
 
 def to_host(tree: Any) -> Any:

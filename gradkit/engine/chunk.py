@@ -83,7 +83,7 @@ def make(run: Run, members: np.ndarray, is_padding: np.ndarray, *, step: int = 0
 def begin(chunk: Chunk):
     """Give the chunk its first state, and evaluate it."""
     run = chunk.run
-    chunk.lanes = run.members.lanes(chunk.members, run.device)
+    chunk.lanes = run.members.lanes(chunk.members, run.place)
     state, finite = segment.compiled(run.program).begin(chunk.lanes, run.source.start, run.validation)
     blank = lambda leaf: jnp.zeros((run.num_steps, run.num_lanes, *leaf.shape), leaf.dtype)  # noqa: E731
     chunk.growths = jax.tree.map(blank, run.outline.growth)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from gradkit import checks
+from gradkit import checks, trees
 from gradkit.contracts import Source
 from gradkit.data import check_arrays
 from gradkit.engine.runs import Run, shared_tickets
@@ -68,7 +68,7 @@ def take_up(holding: Holding) -> Run:
     """
     run = holding.run
     if holding.validation is not None:
-        run = run._replace(validation=check_arrays("validation", _unchanged("validation", holding.validation)))
+        run = run._replace(validation=check_arrays("validation", trees.at_home(_unchanged("validation", holding.validation))))
     if holding.data is None:
         return run
     source = holding.source(_unchanged("data", holding.data))

@@ -68,7 +68,7 @@ def move(run: Run, seats: Sequence[Seat], is_padding: np.ndarray) -> Chunk:
     new = chunks.make(run, members, is_padding, step=old.step, is_begun=is_begun)
     if not is_begun:
         return new
-    new.lanes = run.members.lanes(members, run.device)
+    new.lanes = run.members.lanes(members, run.place)
     new.expected = np.stack([source.expected[lane] for source, lane in seats])
     new.start = None if old.start is None else np.stack([source.start[lane] for source, lane in seats])
     taken = None

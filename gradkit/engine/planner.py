@@ -179,7 +179,7 @@ def _probe(run: Run, settled: Plan, width: int, like: chunks.Chunk | None) -> Pr
     if like is None:
         chunks.begin(chunk)
     else:
-        chunk.lanes = here.members.lanes(members, here.device)
+        chunk.lanes = here.members.lanes(members, here.place)
         chunk.state, chunk.growths = _copies(like, here.num_lanes)
     begun = time.perf_counter()
     compiled = chunks.compile_segment(chunk)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from gradkit import keys, trees
 from gradkit.contracts import Source
@@ -44,11 +45,11 @@ class Members(NamedTuple):
     goals: np.ndarray
     key: jax.Array
 
-    def lanes(self, members: np.ndarray, device: jax.Device | None) -> Lanes:
+    def lanes(self, members: np.ndarray, place: jax.Device | NamedSharding | None) -> Lanes:
         """The traced values and the keys of some members, by their seeds, never by their lanes."""
         hyper = {name: jnp.asarray(values[members]) for name, values in self.hyper.items()}
         lanes = Lanes(hyper, _keys(self.key, [self.seeds[member] for member in members]))
-        return lanes if device is None else jax.device_put(lanes, device)
+        return lanes if place is None else jax.device_put(lanes, place)
 
 
 def _keys(key: jax.Array, seeds: Sequence[int | None]) -> jax.Array:
@@ -107,6 +108,12 @@ class Run(NamedTuple):
     keeps_state: bool = False
     device: jax.Device | None = None
     rungs: tuple[int, ...] = ()
+
+    @property
+    def place(self) -> jax.Device | NamedSharding | None:
+        """Where lanes lie: on its device, or spread over those that its chunks span; ``None`` at home."""
+        mesh = self.program.mesh
+        return self.device if mesh is None else NamedSharding(mesh, PartitionSpec("members"))
 
     @property
     def num_lanes(self) -> int:
