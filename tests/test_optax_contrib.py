@@ -197,6 +197,7 @@ def test_every_optimizer_goes_into_a_descent(name):
     assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, START)
 
 
+@pytest.mark.filterwarnings('ignore:"seed" is deprecated:DeprecationWarning')  # which optax's own dpsgd gives
 @pytest.mark.parametrize(
     ("make", "message"),
     [
