@@ -104,7 +104,7 @@ def draw(kind: str, rng: np.random.Generator) -> Sweep:
     if rng.random() < 0.3:
         luck[rng.integers(len(luck))] += 10  # one unlucky member
     shared = rng.normal(size=num_seeds)[seed]  # a seed does well or badly everywhere
-    starts = 1 + 0.1 * rng.normal(size=num_seeds)[seed]
+    starts = np.exp(rng.choice([0.02, 0.1, 0.4]) * rng.normal(size=num_seeds))[seed]
     share = gain[value] * others[other]
     trained = rng.uniform(0.5, 0.95)
     ends = starts * (1 - share) + share * (1 - trained) + noise * trained * (luck + 0.5 * shared)

@@ -110,13 +110,15 @@ def _configurations(members: Members) -> Configurations:
 
     is_taken = members.is_whole & ~members.is_diverged & np.isfinite(members.end)
     sign = 1.0 if members.is_max else -1.0
-    start = members.end - sign * members.gain
+    end = np.where(is_taken, members.end, np.nan)
+    gain = np.where(is_taken & np.isfinite(members.gain), members.gain, np.nan)
+    scale = np.fmax(np.abs(end - sign * gain), np.abs(end))
     return Configurations(
-        ends=spread(np.where(is_taken, sign * members.end, np.nan), np.nan),
-        gains=spread(np.where(is_taken, members.gain, np.nan), np.nan),
+        ends=spread(sign * end, np.nan),
+        gains=spread(gain, np.nan),
         end_error=spread(members.end_error, 0.0).max(axis=1),
         gain_error=spread(members.gain_error, 0.0).max(axis=1),
-        scale=spread(np.nan_to_num(np.fmax(np.abs(start), np.abs(members.end)), posinf=0.0), 0.0).max(axis=1),
+        scale=spread(np.nan_to_num(scale), 0.0).max(axis=1),
         is_diverged=spread(members.is_diverged, False).any(axis=1),
         is_sound=spread(is_taken, True).all(axis=1),
     )
@@ -132,7 +134,7 @@ def _levels(axis: Axis, axes: tuple[Axis, ...], given: Configurations) -> Levels
         return trends.of_axis(axis.values, given, is_ordered=True)
     if num_values < FEWEST_FOR_TREND:
         return None
-    return trends.of_axis(axis.values, trends.averaged(given), is_ordered=True)
+    return trends.of_axis(axis.values, trends.averaged(given), is_ordered=True)._replace(is_scattered=True)
 
 
 def _best_gain(alone: Levels, ordered: dict[str, Levels], number: int) -> float:

@@ -49,6 +49,7 @@ class Levels(NamedTuple):
         gain_error: Of the gain for the data it was measured on, which all replicates may share, [k].
         dof: Degrees of freedom of the noise of a row with one replicate, [k].
         is_ordered: Whether neighbors are alike.
+        is_scattered: Whether neighbors differ in other axes as well, as in a random sample.
     """
 
     first: np.ndarray
@@ -60,6 +61,7 @@ class Levels(NamedTuple):
     gain_error: np.ndarray
     dof: np.ndarray
     is_ordered: bool
+    is_scattered: bool = False
 
     @property
     def is_noise_known(self) -> bool:
@@ -195,34 +197,61 @@ def mended(levels: Levels) -> Levels:
 
 def gains(levels: Levels) -> Measured:
     """By how much each level beats doing nothing."""
-    found = _measured(levels.gains, levels.gain_noise, levels)
+    own, dof = _training_noise(levels)
+    found = _measured(levels.gains, own, dof, levels, least=_typical(own, dof), assumed=levels.gain_noise)
     return found._replace(error=np.hypot(found.error, levels.gain_error))
 
 
 def lead(levels: Levels, level: int) -> Measured:
     """By how much a level is better than each: replicates are compared in pairs, as they share starts and data."""
-    differences = levels.ends[level] - levels.ends
-    found = _measured(differences, np.hypot(levels.end_noise, levels.end_noise[level]), levels, leave_out=level)
+    differences = _compared(levels.ends[level] - levels.ends, starts=levels.ends[level] - levels.gains[level])
+    own, dof = noises.variance(differences)
+    own[level], dof[level] = np.nan, 0.0
+    least = np.fmin(_typical(own, dof), 2 * _typical(*_training_noise(levels)))
+    assumed = np.hypot(levels.end_noise, levels.end_noise[level])
+    found = _measured(differences, own, dof, levels, least=least, assumed=assumed)
     rounding = ROUNDING * np.nanmax(np.abs(levels.ends), axis=1, initial=0.0, where=np.isfinite(levels.ends))
     return found._replace(error=np.hypot(found.error, rounding))
 
 
-def _measured(rows: np.ndarray, noise: np.ndarray, levels: Levels, leave_out: int | None = None) -> Measured:
-    """Mean, error and degrees of freedom of each row. Its variance is its own or that about it, whichever is larger."""
+def _compared(differences: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """The differences, or, where these vary less, in units of where each replicate started."""
+    size = np.abs(starts)
+    if not (size > 0).all():
+        return differences
+    in_units = differences * (size.mean() / size)
+    varies_less = noises.variance(in_units)[0] < noises.variance(differences)[0]
+    return np.where(varies_less[:, None], in_units, differences)
+
+
+def _training_noise(levels: Levels) -> tuple[np.ndarray, np.ndarray]:
+    """The variance between replicates but for their starts, and its degrees of freedom.
+
+    Starts that differ spread the gains of what trained, and the ends of what did not: the lesser of the two is noise.
+    """
+    of_gains, dof = noises.variance(levels.gains)
+    of_ends, _ = noises.variance(levels.ends)
+    return np.fmin(of_gains, of_ends), dof
+
+
+def _typical(own: np.ndarray, dof: np.ndarray) -> float:
+    """The variance of the level in the middle; NaN where there is none."""
+    is_told = dof > 0
+    return np.median(own[is_told]) / noises.median_of_squares(np.median(dof[is_told])) if is_told.any() else np.nan
+
+
+def _measured(
+    rows: np.ndarray, own: np.ndarray, dof: np.ndarray, levels: Levels, *, least: float, assumed: np.ndarray
+) -> Measured:
+    """Mean, error and degrees of freedom of each row. Its variance is its own, or that about it, or the least, by size."""
     number = np.isfinite(rows).sum(axis=1)
-    mean = noises.mean(rows)
-    own = np.where(number > 1, noises.squares(rows) / np.maximum(number - 1, 1), np.nan)
-    dof = np.where(number > 1, number - 1, 0).astype(float)
-    if leave_out is not None:
-        own[leave_out], dof[leave_out] = np.nan, 0.0
     total = _about(dof, is_ordered=levels.is_ordered)
     sums = _about(np.nan_to_num(own) * dof, is_ordered=levels.is_ordered)
-    about = np.divide(sums, total, out=np.full(len(rows), np.nan), where=total > 0)
-    typical = np.median(own[dof > 0]) / noises.median_of_squares(np.median(dof[dof > 0])) if dof.any() else np.nan
-    variance = np.fmax(np.fmax(own, about), typical)
+    near = np.divide(sums, total, out=np.full(len(rows), np.nan), where=total > 0)
+    variance = np.fmax(np.fmax(own, near), least)
     is_told = np.isfinite(variance)
-    error = np.where(is_told, np.sqrt(variance / np.maximum(number, 1)), noise)
-    return Measured(mean, error, np.where(is_told, dof.sum(), levels.dof))
+    error = np.where(is_told, np.sqrt(variance / np.maximum(number, 1)), assumed)
+    return Measured(noises.mean(rows), error, np.where(is_told, dof.sum(), levels.dof))
 
 
 def _about(values: np.ndarray, *, is_ordered: bool) -> np.ndarray:
@@ -236,7 +265,7 @@ def _with_noise_of_neighbors(levels: Levels) -> Levels:
     if levels.ends.shape[1] > 1 or not levels.is_ordered or len(known) < noises.FEWEST_FOR_NOISE:
         return levels
     end_noise, gain_noise, dof = levels.end_noise.copy(), levels.gain_noise.copy(), levels.dof.copy()
-    end_noise[known] = noises.near(levels.ends[known, 0], of_noise=noises.OF_NOISE)
-    gain_noise[known] = noises.of_gains(levels.gains[known])
+    end_noise[known] = noises.of_trend(levels.ends[known])
+    gain_noise[known] = np.minimum(noises.of_trend(levels.gains[known]), end_noise[known])
     dof[known] = 0.5 * (len(known) - 1)  # neighbors share values
     return levels._replace(end_noise=end_noise, gain_noise=gain_noise, dof=dof)

@@ -21,26 +21,26 @@ def near(values: np.ndarray, of_noise: tuple[float, float]) -> np.ndarray:
 
     ``of_noise`` is what neighbors leave of noise of size 1: ``OF_NOISE`` or ``OF_MENDED_NOISE``.
     """
-    left_over = _left_over(values)
+    rest = left_over(values)
     squares, is_told = np.zeros(len(values)), np.zeros(len(values))
-    squares[1:-1], is_told[1:-1] = left_over**2, 1.0
+    squares[1:-1], is_told[1:-1] = rest**2, 1.0
     local = np.sqrt(np.convolve(squares, np.ones(5), "same") / np.convolve(is_told, np.ones(5), "same"))
-    return np.maximum(local / of_noise[0], np.median(left_over) / of_noise[1])
+    return np.maximum(local / of_noise[0], np.median(rest) / of_noise[1])
 
 
-def of_gains(rows: np.ndarray) -> np.ndarray:
-    """The noise of each gain, with and without the bad members, whichever is less: one must not hide what others gained.
+def of_trend(rows: np.ndarray) -> np.ndarray:
+    """The noise of each row about its trend, with and without bad members, whichever is less: one must not hide the others.
 
     Of few values most may lie on a slope: there the third that bends least tells the noise of all.
     """
     raw, better = rows[:, 0], mended(rows)[:, 0]
     if len(raw) >= 2 * FEWEST_FOR_NOISE:
         return np.minimum(near(raw, of_noise=OF_NOISE), near(better, of_noise=OF_MENDED_NOISE))
-    flattest = [np.quantile(_left_over(values), 0.3) / share for values, share in ((raw, 0.387), (better, 0.165))]
+    flattest = [np.quantile(left_over(values), 0.3) / share for values, share in ((raw, 0.387), (better, 0.165))]
     return np.full(len(raw), min(flattest))
 
 
-def _left_over(values: np.ndarray) -> np.ndarray:
+def left_over(values: np.ndarray) -> np.ndarray:
     """What is left of each value if the mean of its two neighbors is taken off, as large as the noise of one.
 
     References:
@@ -69,9 +69,12 @@ def mean(rows: np.ndarray) -> np.ndarray:
     return np.divide(total, number, out=np.full(len(rows), np.nan), where=number > 0)
 
 
-def squares(rows: np.ndarray) -> np.ndarray:
-    """The sum of squared distances to the mean of each row."""
-    return (np.where(np.isfinite(rows), rows - mean(rows)[:, None], 0.0) ** 2).sum(axis=1)
+def variance(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The variance of what is finite in each row and its degrees of freedom; NaN and 0 where there are not two."""
+    number = np.isfinite(rows).sum(axis=1)
+    squares = (np.where(np.isfinite(rows), rows - mean(rows)[:, None], 0.0) ** 2).sum(axis=1)
+    own = np.divide(squares, number - 1, out=np.full(len(rows), np.nan), where=number > 1)
+    return own, np.maximum(number - 1, 0).astype(float)
 
 
 def median(rows: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BLUE, RED, GRAY = "#2563a8", "#c23b22", "#8a8a8a"
+MOST_CURVES = 64  # where values are more, evenly chosen ones are drawn
 HEADROOM = 4.0  # values above the start by more than this factor are marked at the top instead of drawn to scale
 
 
@@ -29,6 +30,7 @@ def draw_sweep(
     metric: str,
     goal: str,
     axis: str | None,
+    replicate: str = "seed",
 ) -> Figure:
     """Two panels: the metric against an axis, and the loss over the steps for every value of the axis.
 
@@ -40,10 +42,14 @@ def draw_sweep(
         metric: A column of the table.
         goal: Whether it is wanted small (``"min"``) or large (``"max"``).
         axis: The axis to draw against; default: a numeric one before others, the one with the most values.
+        replicate: What the members of a configuration differ by.
     """
     from matplotlib.figure import Figure
 
-    axis = axis or max(axes, key=lambda name: (_is_numeric(table[name]), table[name].nunique()), default="member")
+    varied = [name for name in axes if table[name].nunique() > 1]
+    axis = axis or max(varied or axes, key=lambda name: (_is_numeric(table[name]), table[name].nunique()), default="member")
+    reads = table[axis].notna()  # members that do not read the axis have no place on it
+    configurations = [members for members in configurations if reads.iloc[list(members)].all()]
     column = table[axis] if _is_numeric(table[axis]) else table[axis].map(str)
     frame = _summed_up(table, configurations, column, metric, goal)
     figure = Figure(figsize=(11, 4.2), layout="constrained")
@@ -51,28 +57,32 @@ def draw_sweep(
     if axis == "member":
         left.set_visible(False)
     else:
-        is_sample = len(axes) > 1 and frame.value.nunique() == len(frame)
-        draw_against_axis(left, table, frame, column, metric, is_sample=is_sample)
+        is_sample = len(varied) > 1 and frame.value.nunique() == len(frame)
+        draw_against_axis(left, table, frame, column, metric, is_sample=is_sample, replicate=replicate)
     draw_curves(right, table, frame, column, losses)
     return figure
 
 
-def draw_against_axis(ax: Axes, table, frame, column, metric: str, *, is_sample: bool) -> Axes:
+def draw_against_axis(ax: Axes, table, frame, column, metric: str, *, is_sample: bool, replicate: str) -> Axes:
     """For each value the best configuration that has it (mean over seeds, band from lowest to highest), others as faint dots.
 
-    Diverged configurations are marked at the top. A random sample, where no value stands twice, gets no line.
+    Diverged configurations are marked at the top, those cut short are faint. A random sample, where no value stands twice, gets
+    no line.
     """
     place = _places(column)
     sound = frame[~frame.diverged & frame["mean"].notna()]
-    best = sound[sound.is_best].assign(value=sound.value.map(place)).sort_values("value")
-    others = sound[~sound.is_best]
+    is_best = sound.is_best & ~sound.is_cut
+    best = sound[is_best].assign(value=sound.value.map(place)).sort_values("value")
+    others = sound[~is_best]
     initial = "initial_loss" if metric in ("final_loss", "best_loss") else f"initial_{metric}"
     start = table[initial].median() if initial in table else np.nan
     top = HEADROOM * start if metric.endswith("loss") and start > 0 else np.inf
     inside, is_spread = best["mean"] <= top, (best.high > best.low).any() and not is_sample
     if is_spread:
-        ax.fill_between(best.value, best.low, best.high, color=BLUE, alpha=0.2, linewidth=0, label="lowest to highest seed")
-    label = "configurations" if is_sample else "best" if len(others) else "mean over seeds" if is_spread else metric
+        ax.fill_between(
+            best.value, best.low, best.high, color=BLUE, alpha=0.2, linewidth=0, label=f"lowest to highest {replicate}"
+        )
+    label = "configurations" if is_sample else "best" if len(others) else f"mean over {replicate}s" if is_spread else metric
     ax.plot(best.value[inside], best["mean"][inside], "o" if is_sample else "o-", color=BLUE, markersize=3.5, label=label)
     others = others[others["mean"] <= top]
     if len(others):
@@ -108,7 +118,9 @@ def draw_curves(ax: Axes, table: pd.DataFrame, frame, column, losses: pd.DataFra
     colors = matplotlib.colormaps["viridis"]
     start = table.initial_loss.median()
     lows = []
-    for row in frame[frame.is_best].itertuples():
+    rows = frame[frame.is_best].sort_values("value")
+    rows = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, MOST_CURVES).astype(int))] if len(rows) > MOST_CURVES else rows
+    for row in rows.itertuples():
         own = losses[list(row.members)].replace([np.inf, -np.inf], np.nan)
         curve = own.mean(axis=1).rolling(max(len(own) // 50, 1), min_periods=1).mean().where(own.notna().any(axis=1))
         style = "--" if row.diverged else "-"
@@ -126,30 +138,42 @@ def draw_curves(ax: Axes, table: pd.DataFrame, frame, column, losses: pd.DataFra
 
 
 def _summed_up(table, configurations, column, metric, goal):
-    """A row per configuration: its members and value, mean, lowest and highest of the metric, whether a member diverged.
+    """A row per configuration: its members and value, mean, lowest and highest of the metric, whether one diverged or was cut.
 
     ``is_best``: whether it is the best of those with its value; a diverged one only if all of them are.
     """
     import pandas as pd
 
-    rows = []
-    for members in configurations:
-        scores = table[metric].iloc[list(members)]
-        diverged = bool(table.status.iloc[list(members)].eq("DIVERGED").any())
-        rows.append((members, column.iloc[members[0]], scores.mean(), scores.min(), scores.max(), diverged))
-    frame = pd.DataFrame(rows, columns=["members", "value", "mean", "low", "high", "diverged"])
-    order = frame.assign(rank=frame["mean"] * (1 if goal == "min" else -1)).sort_values(["diverged", "rank"])
+    of_member = {member: place for place, members in enumerate(configurations) for member in members}
+    place = table.member.map(of_member)
+    own = table.assign(
+        value=column, diverged=table.status.eq("DIVERGED"), is_cut=table.status.isin(["PRUNED", "STOPPED", "RUNNING"])
+    ).groupby(place)
+    scores = own[metric]
+    frame = pd.DataFrame(
+        {
+            "members": pd.Series(configurations, dtype=object),
+            "value": own["value"].first(),
+            "mean": scores.mean(),
+            "low": scores.min(),
+            "high": scores.max(),
+            "diverged": own["diverged"].any(),
+            "is_cut": own["is_cut"].any(),
+        }
+    )
+    order = frame.assign(rank=frame["mean"] * (1 if goal == "min" else -1)).sort_values(["diverged", "is_cut", "rank"])
     return frame.assign(is_best=frame.index.isin(order.groupby("value").head(1).index))
 
 
 def _places(column) -> dict:
     """Where each value stands on the axis: numbers where they are, words side by side."""
-    values = sorted(column.unique())
+    by_size = None if _is_numeric(column) else lambda word: (not word.isdigit(), int(word) if word.isdigit() else 0, word)
+    values = sorted(column.dropna().unique(), key=by_size)
     return {value: value if _is_numeric(column) else place for place, value in enumerate(values)}
 
 
 def _is_numeric(column) -> bool:
-    return column.dtype.kind in "iuf" and bool(column.notna().all())
+    return column.dtype.kind in "iuf"
 
 
 def _mark_at_top(ax, positions, marker, color, label):

@@ -122,7 +122,14 @@ def _lists(levels: Levels, number: int, best_gain: float) -> list[tuple[float, .
     if best_gain <= 0:  # without progress to compare with, the noise is the measure
         is_worse = gains._replace(mean=-gains.mean).is_above(0.0, CHANCE / number)
         is_still = ~is_worse
-    return [tuple(levels.first[mask].tolist()) for mask in (~known, known & is_still, known & is_worse)]
+    listed = [tuple(levels.first[mask].tolist()) for mask in (~known, known & is_still, known & is_worse)]
+    return [() if levels.is_scattered and _is_interspersed(values, levels) else values for values in listed]
+
+
+def _is_interspersed(values: tuple[float, ...], levels: Levels) -> bool:
+    """Whether other values lie among these: then another axis is the cause."""
+    is_within = (levels.first >= min(values, default=np.inf)) & (levels.first <= max(values, default=-np.inf))
+    return bool(is_within.sum() > len(values))
 
 
 def _standing(trend: Levels, number: int) -> tuple[np.ndarray, np.ndarray, bool]:
@@ -136,6 +143,8 @@ def _standing(trend: Levels, number: int) -> tuple[np.ndarray, np.ndarray, bool]
     is_close = lead.mean <= slack + np.minimum(lead.error, slack)
     works = _about(best, does_gain & is_close)
     is_behind = lead.is_above(0.0, TIE_CHANCE / max(len(nothing) - 1, 1)) | ~trend.is_known
+    if trend.is_scattered and not (is_behind & trend.is_known).any():
+        return nothing, nothing, False  # no trend: others of the axes decide
     ties = _about(best, works & ~is_behind)
     return works, ties if ties.sum() > 1 else nothing, bool(is_behind[0] and is_behind[-1])
 

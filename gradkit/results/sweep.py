@@ -10,20 +10,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradkit import checks, questions, settings, travels
-from gradkit.contracts import Status
 from gradkit.engine.plan import Plan
 from gradkit.engine.rungs import Rung
 from gradkit.questions import AS_ASKED, Question, Reported
 from gradkit.report import plots, summaries
-from gradkit.results import remedies, rows
+from gradkit.results import evidence, remedies, rows
 from gradkit.results.best import Best, configurations, winners
+from gradkit.results.evidence import WHOLE
 from gradkit.results.fit import Fit, on_device
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-WHOLE = (Status.FINISHED, Status.CONVERGED)  # who can win
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -233,9 +230,12 @@ class Sweep:
         own, place = self._own(table)
         best = best._replace(members=tuple(place[member] for member in best.members))
         together = [tuple(place[member] for member in each) for each in self.configurations(question.over)]
+        hyper, fits = [self.hyper[member] for member in place], [self.fits[member] for member in place]
+        found = evidence.find(hyper, fits, own, together, question=question, reported=self.reported)
         return summaries.summarize(
-            own, self.axes, together, best, question=question, others=others, seconds=self.seconds, notes=self.notes
-        )
+            own, found, best, num_configurations=len(together), question=question, others=others,
+            seconds=self.seconds, notes=(*self.notes, *evidence.notes(hyper, question)),
+        )  # fmt: skip
 
     def plot(self, metric: str | None = None, axis: str | None = None, goal: str | None = None, over: Any = AS_ASKED):
         """Draw the metric against an axis, and the curves; returns a matplotlib figure.
@@ -259,8 +259,18 @@ class Sweep:
         axes = [axis] if axis else whole or axes[:1]
         own, place = self._own(table, () if whole and not axis else axes)
         together = [tuple(place[i] for i in each) for each in self.configurations(question.over) if each[0] in place]
-        losses = pd.DataFrame({place[member]: pd.Series(self.fits[member].curve) for member in place})
-        return plots.draw_sweep(own, losses, axes, together, metric=question.metric, goal=question.goal, axis=axis)
+        curves = {member: self.fits[member].curve for member in place}
+        steps = {member: np.arange(len(curve)) * self.fits[member].every for member, curve in curves.items()}
+        losses = pd.DataFrame({place[member]: pd.Series(curve, steps[member]) for member, curve in curves.items()})
+        words = {name: [str(self.hyper[member].get(name)) for member in place] for name in axes if self._has_none(name)}
+        return plots.draw_sweep(
+            own.assign(**words), losses, axes, together, metric=question.metric, goal=question.goal, axis=axis,
+            replicate=question.over or "member",
+        )  # fmt: skip
+
+    def _has_none(self, name: str) -> bool:
+        """Whether ``None`` is a value of an axis, which a table shows like one that is missing."""
+        return any(name in member and member[name] is None for member in self.hyper)
 
     def _own(self, table: pd.DataFrame, axes: Sequence[str] = ()) -> tuple[pd.DataFrame, dict[int, int]]:
         """The rows of the members that ran and have these axes, numbered anew, and the number of each."""

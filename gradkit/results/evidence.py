@@ -1,0 +1,166 @@
+"""What a sweep's findings rest on: its members flow in, numbers for the statistical core flow out, and its findings come back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gradkit.contracts import Status
+from gradkit.questions import BEST_LOSS, FINAL_LOSS, Question, Reported
+from gradkit.report import findings, noises
+from gradkit.report.findings import Axis, Findings, Members
+from gradkit.report.ranges import Range, Ranking
+from gradkit.results.fit import Fit
+from gradkit.results.rows import readable
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+WHOLE = (Status.FINISHED, Status.CONVERGED)  # who can win
+REPLICATES = ("seed", "fold", "split", "repeat")  # axes of this name, or that end in it, number what is drawn alike
+ROWS_AT_THE_ENDS = 20  # that tell how much batches differ
+
+
+def find(
+    hyper: Sequence[dict[str, Any]],
+    fits: Sequence[Fit],
+    table: pd.DataFrame,
+    configurations: list[tuple[int, ...]],
+    *,
+    question: Question,
+    reported: Reported,
+) -> Findings:
+    """The findings of a sweep, in the values of its axes."""
+    every = dict.fromkeys(name for member in hyper for name in member)
+    names = [name for name in every if name != question.over and not is_replicate(name)]
+    columns = {name: [_value(member, name) for member in hyper] for name in names}
+    labels = {name: _labels(values) for name, values in columns.items()}
+    axes = tuple(_axis(name, values, labels[name]) for name, values in columns.items())
+    members = _members(hyper, fits, table, configurations, question, reported)
+    found = findings.find(members, axes)
+    return found._replace(
+        ranges=tuple(_in_whole_numbers(each, columns[each.name]) for each in found.ranges),
+        rankings=tuple(_in_words(each, labels[each.name]) for each in found.rankings),
+    )
+
+
+def is_replicate(name: str) -> bool:
+    """Whether the name alone says that the values of an axis have no order.
+
+    >>> [is_replicate(name) for name in ("seed", "data_seed", "fold", "depth")]
+    [True, True, True, False]
+    """
+    return name.split("_")[-1] in REPLICATES
+
+
+def notes(hyper: Sequence[dict[str, Any]], question: Question) -> list[str]:
+    """What the reader must know to compare members fairly."""
+    told = []
+    sizes = {size for member in hyper if _is_number(size := member.get("batch_size"))}
+    if len(sizes) > 1 and "steps" not in hyper[0]:
+        times = max(sizes) / min(sizes)
+        told.append(f"after equally many steps batch_size={max(sizes)} has seen {times:.3g}x the data of batch_size={min(sizes)}")
+    if question.over not in hyper[0]:
+        names = [name for name in hyper[0] if is_replicate(name)]
+        told += [f"{name} numbers what is drawn alike and has no best value: over={name!r} averages over it" for name in names]
+    return told
+
+
+def _members(hyper, fits, table, configurations, question: Question, reported: Reported) -> Members:
+    count, is_max = len(fits), question.goal == "max"
+    configuration = np.zeros(count, int)
+    for place, members in enumerate(configurations):
+        configuration[list(members)] = place
+    values = [member.get(question.over) for member in hyper]
+    order = {value: place for place, value in enumerate(dict.fromkeys(values))}
+    end, rise = table[question.metric].to_numpy(float), _rises(fits, table, question.metric)
+    gain_error, end_error = np.array([_errors(fit, question.metric, reported) for fit in fits]).T
+    return Members(
+        configuration=configuration,
+        replicate=np.array([order[value] for value in values]),
+        end=end,
+        gain=rise if is_max else -rise,
+        end_error=end_error,
+        gain_error=gain_error,
+        is_diverged=np.array([fit.status == Status.DIVERGED for fit in fits]),
+        is_whole=np.array([fit.status in WHOLE for fit in fits]),
+        is_max=is_max,
+    )
+
+
+def _rises(fits: Sequence[Fit], table: pd.DataFrame, metric: str) -> np.ndarray:
+    """By how much a metric rose from start to end, of the training loss on one and the same batch."""
+    if metric in (FINAL_LOSS, BEST_LOSS):
+        return np.array([fit.end_loss - fit.start_loss for fit in fits])
+    initial = f"initial_{metric}"
+    starts = table[initial].to_numpy(float) if initial in table else np.full(len(fits), np.nan)
+    return table[metric].to_numpy(float) - starts
+
+
+def _errors(fit: Fit, metric: str, reported: Reported) -> tuple[float, float]:
+    """The standard errors of that rise and of the end, for the luck of batches; 0 for what is taken on all validation data."""
+    names = {column: name for name, column in reported.step_columns.items()}
+    if metric not in names and metric not in (FINAL_LOSS, BEST_LOSS):
+        return 0.0, 0.0
+    rows = _finite(fit.history.get(names.get(metric, "loss")))
+    last = max(len(rows) // 20, 1)
+    of_last = _noise(rows[-max(last, ROWS_AT_THE_ENDS) :])
+    of_first = of_last if metric not in names else _noise(rows[:ROWS_AT_THE_ENDS])
+    return of_first, float(of_last / np.sqrt(last))
+
+
+def _finite(values: np.ndarray | None) -> np.ndarray:
+    values = np.zeros(0) if values is None else values.astype(float)
+    return values[np.isfinite(values)]
+
+
+def _noise(rows: np.ndarray) -> float:
+    """By how much one batch differs from another: what is left of each row without the trend."""
+    return float(np.median(noises.left_over(rows)) / noises.OF_NOISE[1]) if len(rows) > 2 else 0.0
+
+
+def _value(member: dict[str, Any], name: str) -> Any:
+    """A value of an axis; NaN where the member does not read it."""
+    return member.get(name, np.nan)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+
+
+def _is_blank(value: Any) -> bool:
+    return isinstance(value, float) and np.isnan(value)
+
+
+def _labels(values: list[Any]) -> list[Any]:
+    """The values of an axis that are no numbers, in order of appearance, as a reader knows them."""
+    return list(dict.fromkeys(readable(value) for value in values if not _is_blank(value)))
+
+
+def _axis(name: str, values: list[Any], labels: list[Any]) -> Axis:
+    if all(_is_number(value) for value in values):
+        return Axis(name, np.array(values, float))
+    codes = {label: float(code) for code, label in enumerate(labels)}
+    return Axis(name, np.array([np.nan if _is_blank(value) else codes[readable(value)] for value in values]), is_range=False)
+
+
+def _in_whole_numbers(found: Range, values: list[Any]) -> Range:
+    """The range in the values as they were given."""
+    if not all(isinstance(value, (int, np.integer)) or _is_blank(value) for value in values):
+        return found
+
+    def whole(value):
+        if isinstance(value, tuple):
+            return tuple(map(int, value))
+        return int(value) if isinstance(value, float) else value
+
+    return Range(*(whole(value) for value in found))
+
+
+def _in_words(found: Ranking, labels: list[Any]) -> Ranking:
+    """The ranking with values in place of codes."""
+    return found._replace(
+        values=tuple(labels[int(code)] for code in found.values), diverged=tuple(labels[int(code)] for code in found.diverged)
+    )
