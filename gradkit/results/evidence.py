@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -131,7 +132,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_blank(value: Any) -> bool:
-    return isinstance(value, float) and np.isnan(value)
+    return isinstance(value, float) and math.isnan(value)
 
 
 def _labels(values: list[Any]) -> list[Any]:

@@ -1,0 +1,149 @@
+"""What a sweep prints and draws, on results made by hand: nothing is compiled here."""
+
+import numpy as np
+import pytest
+
+import gradkit as gk
+from gradkit.contracts import Status
+from gradkit.questions import Question, Reported
+from gradkit.results import Fit, Sweep
+
+STEPS = 100
+REPORTED = Reported((), ("validation_loss", "accuracy"), of_all=frozenset({"validation_loss", "accuracy"}))
+
+
+def fit(ends, starts, *, status=Status.FINISHED, every=1):
+    """A member that went from the first numbers to the last."""
+    rows = -(-STEPS // every)
+    return Fit(
+        params=None, state=None, history={"loss": np.linspace(2.0, 1.0, rows)},
+        evaluations={"step": np.array([0, STEPS])} | {name: np.array([starts[name], ends[name]]) for name in ends},
+        metrics=dict(ends), status=status, steps=STEPS, bad_leaf="loss" if status == Status.DIVERGED else None, seconds=1.0,
+        every=every,
+        tail={"loss": np.linspace(1.05, 1.0, STEPS // 20)}, lowest_loss=1.0, start_loss=2.0, end_loss=1.0,
+    )  # fmt: skip
+
+
+def sweep(space, end_of, *, start=2.0, metric="validation_loss", goal="min", over="seed", noise=0.01, **given):
+    """A sweep of which a function of the hyper-parameters says how members end; a status ends them otherwise."""
+    rng = np.random.default_rng(0)
+    hyper, fits = tuple(space), []
+    for member in hyper:
+        end = end_of(member)
+        status = end if isinstance(end, Status) else Status.FINISHED
+        value = np.nan if status == Status.DIVERGED else (1.0 if isinstance(end, Status) else end) + noise * rng.normal()
+        ends = {"validation_loss": value, "accuracy": value}
+        fits.append(fit(ends, dict.fromkeys(ends, start), status=status, **given))
+    question = Question(metric=metric, goal=goal, over=over)
+    return Sweep(hyper, tuple(fits), 1.0, question=question, reported=REPORTED, run_by=tuple(range(len(hyper))))
+
+
+RATES = [1e-4, 1e-3, 1e-2, 1e-1, 1.0]
+VALLEY = dict(zip(RATES, [1.9, 1.0, 0.1, 1.0, Status.DIVERGED]))
+
+
+def test_the_answer_says_what_works_and_where_the_best_lies():
+    text = repr(sweep(gk.grid(learning_rate=RATES, seed=range(3)), lambda h: VALLEY[h["learning_rate"]]))
+    for words in (
+        "over 3 seeds, 2 at the start",
+        "learning_rate: works from 0.01 to 0.01 (at least 95% of the best gain)",
+        "diverged at 1",
+        "barely moved, or ended about where they began, at 0.0001",
+        "the best value lies inside the range tried",
+    ):
+        assert words in text
+    assert "extend" not in text
+
+
+def test_an_axis_of_one_value_deletes_nothing():
+    result = sweep(gk.grid(learning_rate=RATES, momentum=[0.9], seed=range(3)), lambda h: VALLEY[h["learning_rate"]])
+    assert [axis.name for axis in result.summary().axes] == ["learning_rate"]
+    bands = result.plot().axes[0].collections
+    assert [band.get_label() for band in bands] == ["lowest to highest seed"]
+
+
+def test_values_within_the_noise_are_said_to_tie_and_not_extended():
+    text = repr(sweep(gk.grid(learning_rate=RATES, seed=range(3)), lambda h: 0.1 if h["learning_rate"] > 5e-3 else 1.9))
+    assert "no difference beyond seed noise from 0.01 to 1" in text
+    assert "extend" not in text
+
+
+def test_an_edge_is_advised_where_the_metric_still_improves():
+    text = repr(sweep(gk.grid(width=[8, 16, 32, 64], seed=range(3)), lambda h: 2 - h["width"] / 40))
+    assert "the best value sits at the upper edge of the range: extend it beyond 64" in text
+
+
+def test_a_far_worse_end_does_not_work():
+    space = gk.grid(learning_rate=RATES[:3], seed=range(3))
+    ends = dict(zip(RATES, [1.9, 0.269, 0.061]))
+    assert "works from 0.01 to 0.01" in repr(sweep(space, lambda h: ends[h["learning_rate"]], start=2.3))
+
+
+def test_progress_is_judged_by_the_metric_that_was_asked_for():
+    space = gk.grid(learning_rate=RATES[:3], seed=range(3))
+    ends = dict(zip(RATES, [0.12, 0.5, 0.96]))
+    result = sweep(space, lambda h: ends[h["learning_rate"]], start=0.1, metric="accuracy", goal="max")
+    text = repr(result)
+    assert "best: learning_rate=0.01: accuracy 0.96" in text
+    assert "ended worse" not in text
+    assert "0% worse" in text
+    assert result.summary().axes[0].barely_moved == (1e-4,)
+
+
+@pytest.mark.parametrize("over", ["fold", "seed"])
+def test_folds_are_no_range(over):
+    text = repr(sweep(gk.grid(learning_rate=RATES[:3], fold=range(4)), lambda h: 1 - h["learning_rate"], over=over))
+    assert "beyond 4" not in text
+    assert "fold: " not in text
+    assert ("over='fold' averages over it" in text) == (over == "seed")
+
+
+def test_words_are_ranked_with_their_ties():
+    ends = {"sgd": 1.0, "adam": 0.1, "lion": 0.1, "rprop": Status.DIVERGED}
+    text = repr(sweep(gk.grid(optimizer=list(ends), seed=range(6)), lambda h: ends[h["optimizer"]]))
+    assert "optimizer: no difference beyond seed noise between" in text
+    assert "; worse: sgd (" in text
+    assert "diverged at rprop" in text
+
+
+def test_batch_sizes_at_equal_steps_have_not_seen_equally_much():
+    text = repr(sweep(gk.grid(batch_size=[16, 64], seed=range(3)), lambda h: 0.5))
+    assert "after equally many steps batch_size=64 has seen 4x the data of batch_size=16" in text
+
+
+def test_members_that_were_stopped_say_nothing():
+    stops = dict(zip(RATES, [1.9, 1.0, 0.1, Status.STOPPED, Status.STOPPED]))
+    text = repr(sweep(gk.grid(learning_rate=RATES, seed=range(3)), lambda h: stops[h["learning_rate"]]))
+    assert "6 members did not make all steps and say nothing here" in text
+    assert "beyond 1" not in text
+
+
+def test_nothing_that_trains_is_said_so():
+    text = repr(sweep(gk.grid(learning_rate=RATES, seed=range(3)), lambda h: 2.0, noise=0.1))
+    assert "no configuration improved on its start by more than the noise" in text
+    assert "nothing works" in text
+    assert "extend" not in text
+
+
+def test_one_seed_and_few_values_are_told_to_show_no_noise():
+    text = repr(sweep(gk.grid(learning_rate=RATES), lambda h: VALLEY[h["learning_rate"]]))
+    assert "one member per value does not show the noise: 5% of the metric is taken for it" in text
+
+
+def test_thirty_thousand_rates_of_one_seed_print_a_range():
+    rates = np.geomspace(1e-5, 1, 30_000)
+    end = lambda h: 2 - 1.8 * np.exp(-(np.log10(h["learning_rate"] / 0.03) ** 2))  # noqa: E731
+    (axis,) = sweep(gk.grid(learning_rate=rates), end, noise=0.05).summary().axes
+    assert axis.low == pytest.approx(0.03 / 10**0.25, rel=0.3)
+    assert axis.high == pytest.approx(0.03 * 10**0.25, rel=0.3)
+
+
+def test_the_steps_of_the_plot_are_steps_where_the_history_is_thinned():
+    result = sweep(gk.grid(learning_rate=RATES, seed=range(2)), lambda h: VALLEY[h["learning_rate"]], every=11)
+    lines = result.plot().axes[1].lines
+    assert all(line.get_xdata().tolist() == list(range(0, STEPS, 11)) for line in lines)
+
+
+def test_a_plot_of_sizes_has_them_in_order_and_none_among_them():
+    figure = sweep(gk.grid(batch_size=[None, 128, 16], seed=range(2)), lambda h: 0.5).plot()
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["16", "128", "None"]
