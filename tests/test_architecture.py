@@ -10,7 +10,7 @@ import gradkit as gk
 
 ROOT = pathlib.Path(gk.__file__).parent
 ORDER = [
-    "checks contracts flows folders roots settings trees",
+    "checks contracts decompositions flows folders roots settings trees",
     "keys questions travels weights",
     "data gradients losses schedules spaces",
     "transforms",
@@ -28,7 +28,7 @@ COMPILING = {
     "engine/segment.py",
     "gradients/lines.py",
     "boosting/prediction.py",
-    "minima/minimization.py",
+    "minima/walks.py",
 }  # jax.jit stands here only
 LAZY = {"interop/estimators.py"}  # imported when asked for: may import what only it needs
 SETTING = {"settings.py"}  # jax's settings change here only, and are put back

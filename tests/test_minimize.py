@@ -31,9 +31,18 @@ def double_well(x):
 
 @pytest.mark.parametrize("size", [2, 10, 100])  # beyond 64 the curvature is looked at in some directions only
 def test_the_minimum_of_a_curved_valley_is_found(size):
-    found = gk.minimize(rosenbrock, jnp.tile(jnp.array([-1.2, 1.0]), size // 2).at[-1].set(1.5))
+    start = jnp.zeros(size) if size == 10 else jnp.tile(jnp.array([-1.2, 1.0]), size // 2).at[-1].set(1.5)
+    found = gk.minimize(rosenbrock, start)
     assert found.status == Status.CONVERGED
     np.testing.assert_allclose(found.params, np.ones(size), rtol=1e-6)
+
+
+def test_its_other_minimum_is_one_too():
+    # in four and more dimensions there is a second one near (-1, 1, 1, ...), to which the usual start leads
+    found = gk.minimize(rosenbrock, jnp.tile(jnp.array([-1.2, 1.0]), 5).at[-1].set(1.5))
+    assert found.status == Status.CONVERGED
+    assert found.value == pytest.approx(3.98657, abs=1e-4)
+    assert jnp.linalg.eigvalsh(jax.hessian(rosenbrock)(found.params)).min() > 0
 
 
 def test_levenberg_marquardt_finds_it_from_residuals():

@@ -24,6 +24,7 @@ class Curvature(NamedTuple):
         is_flat: Whether an eigenvalue is within rounding of zero.
         frame: The directions looked at, each so long that the function curves by one along it, shape ``(d, k)``: in coordinates
             ``z`` of ``x + frame @ z`` Newton's step is minus the gradient. Shorter where that step would be longer than ``x``.
+        bends: How the function curves along each direction, in coordinates in which its diagonal is one, shape ``(k,)``.
     """
 
     step: jax.Array
@@ -33,6 +34,7 @@ class Curvature(NamedTuple):
     is_negative: jax.Array
     is_flat: jax.Array
     frame: jax.Array
+    bends: jax.Array
 
 
 def num_directions(size: int) -> int:
@@ -40,7 +42,7 @@ def num_directions(size: int) -> int:
     return min(size, NUM_DIRECTIONS, max(8, MOST_NUMBERS // size))
 
 
-def curvature(product: Callable, x: jax.Array, grad: jax.Array) -> Curvature:
+def curvature(product: Callable, x: jax.Array, grad: jax.Array, mapped: Callable = jax.vmap) -> Curvature:
     """Project the Hessian on some directions and take its eigenvalues, scaled so that its diagonal is one.
 
     The scaling makes the answer the same in whatever units each parameter is. Eigenvalues within rounding of zero are taken for
@@ -50,12 +52,13 @@ def curvature(product: Callable, x: jax.Array, grad: jax.Array) -> Curvature:
         product: ``vector -> H vector``, shapes ``(d,)``.
         x: Where, shape ``(d,)``.
         grad: Shape ``(d,)``.
+        mapped: ``jax.vmap``, or a loop where copies of the product must not run side by side.
     """
     size = grad.size
     count = num_directions(size)
     if count == size:
         basis = jnp.eye(size, dtype=grad.dtype)
-        images = jax.vmap(product)(basis)
+        images = mapped(product)(basis)
     else:
         basis, images = krylov(product, grad, count)
     matrix = basis @ images.T
@@ -77,7 +80,7 @@ def curvature(product: Callable, x: jax.Array, grad: jax.Array) -> Curvature:
     unscaled = basis.T @ (scale[:, None] * vectors)
     bends = jnp.maximum(jnp.maximum(jnp.abs(values), rounding), jnp.abs(slopes) / length)
     frame = unscaled / jnp.sqrt(bends)[None, :]
-    return Curvature(unscaled @ steps, decrease, values[0], unscaled[:, 0], values[0] < -rounding, jnp.any(is_flat), frame)
+    return Curvature(unscaled @ steps, decrease, values[0], unscaled[:, 0], values[0] < -rounding, jnp.any(is_flat), frame, bends)
 
 
 def krylov(product: Callable, grad: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:

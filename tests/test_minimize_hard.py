@@ -1,0 +1,169 @@
+"""Minimization at its edges: derivatives of where it ends, hard regressions, complex residuals, decompositions under vmap."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gradkit as gk
+from experiments.bench.nist_hard import PROBLEMS
+from gradkit import MinimumStatus as Status
+from gradkit.decompositions import uses_decompositions
+
+pytestmark = pytest.mark.usefixtures("x64")
+SLOW = pytest.mark.long
+MATRIX = np.array([[3.0, 1.0], [1.0, 2.0]])
+CENTER = np.array([1.0, -2.0])
+
+
+def ridge(x, strength):
+    """Half of ``(x - c)' A (x - c) + strength |x|^2``, whose minimum is ``(A + strength)^-1 A c``."""
+    away = x - CENTER
+    return (away @ MATRIX @ away + strength * x @ x) / 2
+
+
+def ridge_minimum(strength):
+    return jnp.linalg.solve(MATRIX + strength * jnp.eye(2), MATRIX @ CENTER)
+
+
+def given(strength):
+    return gk.minimize(ridge, jnp.ones(2), args=(strength,)).params
+
+
+def closed_over(strength):
+    return gk.minimize(lambda x: ridge(x, strength), jnp.ones(2)).params
+
+
+@pytest.mark.parametrize("found", [given, closed_over])
+def test_the_end_moves_with_its_arguments_as_the_closed_form_does(found):
+    right = jax.jacobian(ridge_minimum)(0.7)
+    np.testing.assert_allclose(jax.jacrev(found)(0.7), right, rtol=1e-8)
+    np.testing.assert_allclose(jax.jacfwd(found)(0.7), right, rtol=1e-8)
+    np.testing.assert_allclose(jax.jit(jax.jacrev(found))(0.7), right, rtol=1e-8)
+
+
+def test_and_its_second_derivative_and_many_at_once():
+    strengths = jnp.array([0.3, 0.7])
+    second = jax.grad(jax.grad(lambda s: given(s).sum()))(0.7)
+    np.testing.assert_allclose(second, jax.grad(jax.grad(lambda s: ridge_minimum(s).sum()))(0.7), rtol=1e-7)
+    right = jax.vmap(jax.jacobian(ridge_minimum))(strengths)
+    np.testing.assert_allclose(jax.vmap(jax.jacrev(given))(strengths), right, rtol=1e-8)
+    summed = jax.grad(lambda s: jax.vmap(closed_over)(s).sum())(strengths)
+    np.testing.assert_allclose(summed, right.sum(1), rtol=1e-8)
+
+
+def test_the_value_moves_as_the_function_does_and_the_start_moves_nothing():
+    value = jax.grad(lambda s: gk.minimize(ridge, jnp.ones(2), args=(s,)).value)(0.7)
+    np.testing.assert_allclose(value, jnp.sum(ridge_minimum(0.7) ** 2) / 2, rtol=1e-8)
+    start = jax.grad(lambda x: gk.minimize(ridge, x, args=(0.7,)).params.sum())(jnp.ones(2))
+    np.testing.assert_array_equal(start, [0, 0])
+
+
+def test_least_squares_and_many_parameters_have_derivatives_too():
+    def residuals(x, shift):
+        return jnp.stack([x[0] - shift, jnp.sqrt(2.0) * (x[0] + x[1]), x[1] - 1])
+
+    design = np.array([[1, 0], [np.sqrt(2), np.sqrt(2)], [0, 1]])
+    right = np.linalg.pinv(design)[:, 0]
+    moved = jax.jacrev(lambda s: gk.minimize(residuals, jnp.ones(2), residuals=True, args=(s,)).params)(0.5)
+    np.testing.assert_allclose(moved, right, rtol=1e-8)
+
+    curvatures = jnp.linspace(1, 3, 70)  # beyond 64 by conjugate gradients
+    many = jax.jacrev(lambda s: gk.minimize(lambda x, s: jnp.sum(curvatures * (x - s) ** 2), jnp.zeros(70), args=(s,)).params)
+    np.testing.assert_allclose(many(0.5), np.ones(70), rtol=1e-6)
+
+
+def test_where_there_is_no_minimum_there_is_no_derivative():
+    flat = jax.grad(lambda y: gk.minimize(lambda x, y: (x[0] + x[1] - y) ** 2, jnp.ones(2), args=(y,)).params.sum())(0.5)
+    assert jnp.isnan(flat)
+
+
+def test_complex_residuals_count_with_both_parts():
+    turns = jnp.arange(5.0)
+
+    def residuals(x):
+        return x[1] * jnp.exp(1j * x[0] * turns) - 2.0 * jnp.exp(0.3j * turns)
+
+    found = gk.minimize(residuals, jnp.array([0.1, 1.0]), residuals=True)
+    assert found.status == Status.CONVERGED
+    np.testing.assert_allclose(found.params, [0.3, 2.0], rtol=1e-9)
+    whole = gk.minimize(lambda x: jnp.sum(jnp.abs(residuals(x)) ** 2) / 2, jnp.array([0.1, 1.0]))
+    np.testing.assert_allclose(whole.params, [0.3, 2.0], rtol=1e-6)
+
+
+def test_a_complex_value_is_refused():
+    with pytest.raises(ValueError, match="`fn` must return one floating scalar, got complex128"):
+        gk.minimize(lambda x: jnp.sum(x) + 0j, jnp.ones(2))
+
+
+def test_at_a_limit_the_error_is_not_said_to_be_small():
+    problem = PROBLEMS["MGH10"]
+    found = gk.minimize(
+        lambda b: problem.model(b, problem.x) - problem.y, jnp.asarray(problem.starts[0]), residuals=True, max_steps=200
+    )
+    assert found.status == Status.LIMIT
+    true_error = np.max(np.abs(found.params - problem.certified) / np.abs(found.params))
+    assert found.error > 1e-3 * min(true_error, 1)
+
+
+@pytest.mark.parametrize("way", ["residuals", pytest.param("one number", marks=SLOW)])
+@pytest.mark.parametrize("name", [name if name in ("MGH10", "Bennett5") else pytest.param(name, marks=SLOW) for name in PROBLEMS])
+def test_hard_regressions_are_solved_from_both_starts(name, way):
+    problem = PROBLEMS[name]
+
+    def residuals(b):
+        return problem.model(b, problem.x) - problem.y
+
+    def value(b):
+        return jnp.sum(residuals(b) ** 2) / 2
+
+    is_least_squares = way == "residuals"
+    fn = residuals if is_least_squares else value
+    found = jax.vmap(lambda b: gk.minimize(fn, b, residuals=is_least_squares))(jnp.asarray(problem.starts))
+    assert all(found.status == Status.CONVERGED)
+    # some have equal minima elsewhere (terms that change places, signs), so the certified sum is compared
+    np.testing.assert_allclose(2 * found.value, problem.sum_of_squares, rtol=1e-7)
+
+
+def gaussian_process(num_points):
+    """The negative log-likelihood of a Gaussian process in the logarithms of length, variance and noise."""
+    places = jnp.linspace(-3, 3, num_points)
+    values = jnp.sin(places) + 0.1 * jnp.cos(17 * places)
+
+    def loss(params):
+        length, variance, noise = jnp.exp(params)
+        distances = (places[:, None] - places[None, :]) ** 2
+        kernel = variance * jnp.exp(-distances / (2 * length**2)) + (noise + 1e-6) * jnp.eye(num_points)
+        root = jnp.linalg.cholesky(kernel)
+        whitened = jax.scipy.linalg.solve_triangular(root, values, lower=True)
+        return whitened @ whitened / 2 + jnp.sum(jnp.log(jnp.diag(root)))
+
+    return loss
+
+
+def batched_decompositions(jaxpr):
+    """Decompositions of more than one matrix in a jaxpr or in one inside it."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in ("cholesky", "triangular_solve") and equation.invars[0].aval.ndim > 2:
+            yield equation
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda each: hasattr(each, "eqns")):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                yield from batched_decompositions(inner)
+
+
+def test_decompositions_never_run_side_by_side():
+    # on a CPU two batched ones at a time wait for each other for ever
+    loss = gaussian_process(5)
+    starts = jnp.zeros((4, 3))
+    traced = jax.make_jaxpr(jax.vmap(lambda start: gk.minimize(loss, start)))(starts)
+    assert uses_decompositions(traced)
+    assert not list(batched_decompositions(traced.jaxpr))
+    assert list(batched_decompositions(jax.make_jaxpr(jax.vmap(jax.hessian(loss)))(starts).jaxpr))  # the walk sees them
+
+
+@pytest.mark.long
+def test_many_starts_of_a_likelihood_with_a_large_cholesky_end():
+    starts = jax.random.normal(jax.random.key(0), (16, 3))
+    found = jax.jit(jax.vmap(lambda start: gk.minimize(gaussian_process(60), start)))(starts)
+    assert np.isin(found.status, [Status.CONVERGED, Status.FLAT, Status.SADDLE]).all()
