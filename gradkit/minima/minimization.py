@@ -29,35 +29,40 @@ def minimize(
 ) -> Minimum:
     """Minimize a smooth function, all of it at every step, and say honestly how that ended.
 
-    L-BFGS with a line search, or with ``residuals=True`` Levenberg-Marquardt, goes down until its steps are small. There the
-    Hessian is looked at: with all its eigenvalues in up to 64 parameters, on 64 directions in more. *Converged* means that
-    Newton's step is relatively smaller than ``tolerance`` in every coordinate, that the decrease it promises is smaller than
-    ``tolerance**2`` of the value and of what was gained, and that all curvatures looked at are positive, and stay what they are
-    over as long a step: at an inflection they do not. In more than 64 parameters a saddle may escape the look. Where Newton's
-    step does not raise the value by more than that, it is made; short of convergence the search goes on from there.
+    In up to 64 parameters damped Newton steps, in more L-BFGS with a line search, or with ``residuals=True``
+    Levenberg-Marquardt, go down until the steps are small. There the Hessian is looked at: with all its eigenvalues in up to
+    64 parameters, on 64 directions in more. *Converged* means that Newton's step is relatively smaller than ``tolerance`` in
+    every coordinate, that the decrease it promises is smaller than ``tolerance**2`` of the value and of what was gained, and
+    that all curvatures looked at are positive, and stay what they are over as long a step: at an inflection they do not. In
+    more than 64 parameters a saddle may escape the look. Where Newton's step does not raise the value by more than that, it
+    is made; short of convergence the search goes on from there.
 
-    In up to 64 parameters L-BFGS looks at the Hessian first, and again every 20 steps or more, and walks in coordinates in which
-    it is one: units do not matter. All of it is traced: under ``jit``, and under ``vmap`` for many starts, whose different minima
-    ``.distinct()`` lists.
+    Newton's and Levenberg-Marquardt's steps take absolute curvatures or those of the linear model, in coordinates in which
+    units do not matter, and bend as the function does along them: curved valleys take tens of steps, not hundreds.
+
+    All of it is traced: under ``jit``, and under ``vmap`` for many starts, whose different minima ``.distinct()`` lists.
+    ``params`` and ``value`` have derivatives in ``args`` and in what ``fn`` closes over, by the implicit function theorem;
+    NaN where the end is not converged. The start has none. On a CPU, a function that decomposes matrices is not mapped but
+    run start by start: batched calls of LAPACK may wait for each other for ever.
 
     Not for losses that are sampled (see :func:`gradkit.fit`), and not for kinks: second derivatives are used.
 
     Args:
-        fn: ``(x, *args) -> scalar``; with ``residuals=True`` ``(x, *args) -> residuals``, a pytree of arrays, of which half the
-            sum of squares is minimized. The same function object is compiled once.
+        fn: ``(x, *args) -> scalar``; with ``residuals=True`` ``(x, *args) -> residuals``, a pytree of arrays, real or complex,
+            of which half the sum of squared absolute values is minimized. Functions that read the same are compiled once.
         x0: Where to start, a pytree of float64 or float32 arrays; float32 knows a minimum to about 1e-4.
-        optimizer: A gradient transformation instead of L-BFGS; one with a line search gets ``value``, ``grad`` and ``value_fn``.
+        optimizer: A gradient transformation for the search; one with a line search gets ``value``, ``grad`` and ``value_fn``.
         residuals: Static.
         escape_saddles: At a saddle, step along the direction that curves down most, and go on; a saddle of higher order, where
             that does not curve, ends flat all the same. Static.
         tolerance: Relative; not finer than the square root of the dtype's precision.
-        max_steps: Of the search; looked at between searches by Levenberg-Marquardt. Static.
-        args: Traced.
+        max_steps: Of the search, refused ones included. Static.
+        args: Traced, and differentiable.
 
     Raises:
         ValueError: ``fn`` does not return a scalar, ``x0`` is empty, ``optimizer`` is given with ``residuals``, a number is out
             of its range.
-        TypeError: ``x0`` has leaves of another dtype, ``args`` is no tuple, ``optimizer`` is none, ``fn`` has no hash.
+        TypeError: ``x0`` has leaves of another dtype, ``args`` is no tuple, ``optimizer`` is not one, ``fn`` has no hash.
 
     >>> def banana(x, a):
     ...     return (1 - x[0]) ** 2 + a * (x[1] - x[0] ** 2) ** 2
@@ -68,7 +73,7 @@ def minimize(
     References:
         Nocedal and Wright (2006), Numerical Optimization, chapters 3, 7, 10. https://doi.org/10.1007/978-0-387-40065-5
         Dauphin et al. (2014), the saddle-free Newton step. https://arxiv.org/abs/1406.2572
-        Optimistix, whose Levenberg-Marquardt this is. https://docs.kidger.site/optimistix
+        Transtrum and Sethna (2012), steps that bend along valleys. https://arxiv.org/abs/1201.5885
     """
     leaves = jax.tree.leaves(x0)
     require(sum(map(jnp.size, leaves)), "x0", "have at least one number", x0, "Give the parameters to start from.")

@@ -55,7 +55,7 @@ class Minimum(NamedTuple):
         value: The function there; for least squares half the sum of squares.
         status: A :class:`MinimumStatus` as int32.
         error: The largest relative length of the last Newton's step in any coordinate: an estimate of the relative error
-            of where it was made from; ``params`` are nearer where it was made.
+            of where it was made from; ``params`` are nearer where it was made. Infinite where a direction is flat.
         curvature: The lowest curvature seen there, relative to the coordinates' own; below zero at a saddle.
         num_steps: Steps of the optimizer, Newton's included.
         num_evaluations: Evaluations of the function with its derivative.
