@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr
 
-from gradkit import checks, flows, settings, trees
+from gradkit import checks, decompositions, flows, settings, trees
 from gradkit.contracts import Descent, Info, Rule
 from gradkit.engine import programs
 from gradkit.engine.programs import Program
@@ -38,6 +38,7 @@ class Outline(NamedTuple):
         is_keyed: Whether the key matters.
         digest, largest: Of the step: a digest, and the bytes of the largest value that it makes on its way.
         rule: What the targets must be, if the loss says.
+        is_loop_only: Whether steps side by side may wait for each other for ever: see :mod:`gradkit.decompositions`.
     """
 
     state: Any
@@ -51,6 +52,7 @@ class Outline(NamedTuple):
     digest: str
     largest: int
     rule: Rule | None
+    is_loop_only: bool
 
 
 def reported(outlines: Sequence[Outline]) -> Reported:
@@ -171,7 +173,9 @@ def _traced(program: Program, lane, batch, data, validation) -> tuple[Outline, i
     num_bytes = trees.num_bytes([part for part in constants.values() if hasattr(part, "dtype")])
     uses = frozenset(name for name in lane.hyper if any(_is_used(name, *program) for program in told))
     reads, digest = frozenset(reads), _digest(step_program)
-    return Outline(state, info, growth, named, reads, uses, read_by_loss, is_keyed, digest, largest, rule), num_bytes
+    is_loop_only = any(decompositions.may_wait_for_each_other(traced) for traced, _ in told[1:])
+    found = Outline(state, info, growth, named, reads, uses, read_by_loss, is_keyed, digest, largest, rule, is_loop_only)
+    return found, num_bytes
 
 
 def _rule_of(make, params, lane: Lanes, batch) -> Rule | None:

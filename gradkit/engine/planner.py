@@ -51,16 +51,25 @@ def plan(
         return _checked(settled, prints, runs, halving)
     programs = []
     for run, name, fingerprint in zip(runs, names, prints):
+        own = _in_a_loop(settled) if run.outline.is_loop_only else settled
         stages, samples = _stages(run, halving, num_configurations), rates.load(fingerprint)
-        if settled.width is None and _can_choose(run, settled):
-            samples = _measured(run, settled, samples, stages, is_asked=is_asked)
+        if own.width is None and _can_choose(run, own):
+            samples = _measured(run, own, samples, stages, is_asked=is_asked)
             rates.save(fingerprint, samples)
-        programs.append(_program(run, name, fingerprint, settled, samples, stages))
+        programs.append(_program(run, name, fingerprint, own, samples, stages))
     widths = {program.widths[0] for program in programs}
     return settled._replace(
         width=widths.pop() if len(widths) == 1 else None, programs=tuple(programs),
         planning_seconds=time.perf_counter() - started if is_asked else 0.0,
     )  # fmt: skip
+
+
+def _in_a_loop(settled: Plan) -> Plan:
+    """The plan of members that decompose matrices on a CPU: side by side they may wait for each other for ever."""
+    remedy = "Decompositions side by side may wait for each other for ever: leave the width out."
+    rule = "be 1 for steps that decompose matrices (cholesky, solve, svd...) on a CPU"
+    checks.require(settled.width in (None, 1), "plan.width", rule, settled.width, remedy)
+    return settled._replace(width=1)
 
 
 class Stage(NamedTuple):

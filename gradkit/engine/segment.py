@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from gradkit import settings, trees
+from gradkit import decompositions, settings, trees
 from gradkit.contracts import Descent, Hyper
 from gradkit.engine import programs
 from gradkit.engine.programs import Program
@@ -49,7 +49,19 @@ def _begin(program: Program, lanes: Lanes, data, validation):
         state = trees.strong(descent_of(program, lane).init(lane.key, data, validation))
         return state, trees.finite_leaves(state)
 
-    return _over_devices(program, _over_lanes(program, begin_lane, (0, None, None)), "lss", "ll")(lanes, data, validation)
+    def begin_in_turn(lanes, data, validation):
+        return jax.lax.map(lambda lane: begin_lane(lane, data, validation), lanes)
+
+    mapped = _over_lanes(program, begin_lane, (0, None, None))
+    # orthogonal weights come from a decomposition, and on a CPU several layers' at a time may wait for each other for ever
+    if program.width > 1 and _may_wait(begin_lane, lanes, data, validation):
+        mapped = begin_in_turn
+    return _over_devices(program, mapped, "lss", "ll")(lanes, data, validation)
+
+
+def _may_wait(begin_lane: Callable, lanes: Lanes, data, validation) -> bool:
+    traced = jax.make_jaxpr(begin_lane)(trees.take_lane(lanes, 0), data, validation)
+    return decompositions.may_wait_for_each_other(traced)
 
 
 def _advance(program: Program, resident, lanes: Lanes, state, blank: Blocks, tickets, first, last):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gradkit.engine.ledger import ending, last_twentieth, wide
 from gradkit.questions import Reported
 from gradkit.results.fit import Fit
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def names(reported: Reported) -> list[str]:
@@ -58,3 +61,16 @@ def _ending(fit: Fit, name: str, *, is_whole: bool) -> Any:
 def readable(value: Any) -> Any:
     """A hyper-parameter as a cell of the table."""
     return value if isinstance(value, (int, float, str, bool, type(None))) else getattr(value, "__name__", repr(value))
+
+
+def curve_of(fit: Fit, reported: Reported) -> pd.DataFrame:
+    """A row per number of steps made: the loss there, what the step reported and, where taken, the evaluation."""
+    import pandas as pd
+
+    recorded = np.arange(len(fit.history["loss"])) * fit.every
+    steps = np.union1d(np.append(recorded, recorded[-1] + fit.every), fit.evaluations["step"])
+    told = {reported.step_columns.get(name, name): values for name, values in fit.history.items()}
+    taken = {reported.evaluation_columns.get(name, name): values for name, values in fit.evaluations.items()}
+    history = pd.DataFrame(told, index=recorded).reindex(steps)
+    evaluations = pd.DataFrame(taken).set_index("step").reindex(steps)
+    return history.join(evaluations).rename_axis("step").reset_index()

@@ -84,14 +84,15 @@ class Sweep:
         """
         import pandas as pd
 
-        return pd.DataFrame([self._row(member) for member in range(len(self))])
+        axes = self.axes
+        return pd.DataFrame([self._row(member, axes) for member in range(len(self))])
 
-    def _row(self, member: int) -> dict[str, Any]:
+    def _row(self, member: int, axes: Sequence[str]) -> dict[str, Any]:
         fit = self.fits[member]
         metrics = rows.metrics_of(fit, self.reported)
         return {
             "member": member,
-            **{name: rows.readable(self.hyper[member].get(name, np.nan)) for name in self.axes},
+            **{name: rows.readable(self.hyper[member].get(name, np.nan)) for name in axes},
             "status": fit.status.name,
             "steps_made": fit.steps,
             **({"rung": fit.rung} if self.passed else {}),
@@ -114,21 +115,10 @@ class Sweep:
         """A row per member and number of steps made: the loss there, what the step reported and, where taken, the evaluation."""
         import pandas as pd
 
-        return pd.concat([self._curve(member) for member in range(len(self))], ignore_index=True)
-
-    def _curve(self, member: int) -> pd.DataFrame:
-        import pandas as pd
-
-        fit = self.fits[member]
-        recorded = np.arange(len(fit.history["loss"])) * fit.every
-        steps = np.union1d(np.append(recorded, recorded[-1] + fit.every), fit.evaluations["step"])
-        told = {self.reported.step_columns.get(name, name): values for name, values in fit.history.items()}
-        taken = {self.reported.evaluation_columns.get(name, name): values for name, values in fit.evaluations.items()}
-        history = pd.DataFrame(told, index=recorded).reindex(steps)
-        evaluations = pd.DataFrame(taken).set_index("step").reindex(steps)
-        frame = history.join(evaluations).rename_axis("step").reset_index()
-        frame.insert(0, "member", member)
-        return frame
+        frames = [rows.curve_of(fit, self.reported) for fit in self.fits]
+        for member, frame in enumerate(frames):
+            frame.insert(0, "member", member)
+        return pd.concat(frames, ignore_index=True)
 
     def best(self, metric: str | None = None, goal: str | None = None, over: Any = AS_ASKED) -> Best:
         """The best configuration by the mean of a metric over an axis; a diverged member never wins.
@@ -145,7 +135,9 @@ class Sweep:
             ValueError: If the metric or the goal is unknown, or no member finished.
         """
         table = self.table()
-        question = self._asked(table, metric, goal, over)
+        return self._best(table, self._asked(table, metric, goal, over))
+
+    def _best(self, table: pd.DataFrame, question: Question) -> Best:
         metric, values = question.metric, table[question.metric].to_numpy()
         is_whole = np.array([fit.status in WHOLE for fit in self.fits])
         given = checks.Described(self._counts())
@@ -223,9 +215,11 @@ class Sweep:
 
     def summary(self, metric: str | None = None, goal: str | None = None, over: Any = AS_ASKED) -> summaries.Summary:
         """The answer: the best configuration, per axis the range that works, what diverged and what barely moved."""
-        table = self.table()
+        return self._summary(self.table(), metric, goal, over)
+
+    def _summary(self, table: pd.DataFrame, metric=None, goal=None, over: Any = AS_ASKED) -> summaries.Summary:
         question = self._asked(table, metric, goal, over)
-        best = self.best(question.metric, question.goal, question.over)
+        best = self._best(table, question)
         others = [name for name in self.reported.columns if name in self._metrics(table)]
         own, place = self._own(table)
         best = best._replace(members=tuple(place[member] for member in best.members))
@@ -288,8 +282,9 @@ class Sweep:
 
     def __repr__(self) -> str:
         is_whole = [fit.status in WHOLE for fit in self.fits]
-        if any(np.isfinite(self.table()[self.metric].to_numpy()[is_whole])):
-            return str(self.summary())
+        table = self.table()
+        if any(np.isfinite(table[self.metric].to_numpy()[is_whole])):
+            return str(self._summary(table))
         head = f"Sweep of {len(self)} members in {self.seconds:.1f} s: {self._counts()}"
         if any(is_whole):
             return f"{head}; in none of those that finished is {self.metric} finite"
