@@ -77,7 +77,8 @@ def _order(node, codes, gradient, curvature, shape, feature):
     if feature not in shape.categorical:
         return numbers
     own, pull = codes[node.rows, feature], np.full(len(numbers), np.inf)
-    mean = curvature[node.rows[own < len(numbers)], 0].mean()
+    known = curvature[node.rows[own < len(numbers)], 0]
+    mean = known.sum() / max(len(known), 1)
     for code in np.unique(own[own < len(numbers)]):
         rows = node.rows[own == code]
         if len(rows) >= 10:

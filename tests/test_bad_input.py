@@ -1,5 +1,7 @@
 """Whatever is wrong is said before a run, by argument, rule, value and remedy; no program of the run is compiled."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +18,7 @@ SPACE = gk.grid(learning_rate=[0.01, 0.1])
 
 def bare(function):
     """The function without the run-time type checks of the tests, which would speak before our own messages."""
-    return getattr(function, "__wrapped__", function)
+    return inspect.unwrap(function)
 
 
 def sweep(make=adam_net, data=(X, Y), space=SPACE, **settings):

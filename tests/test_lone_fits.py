@@ -70,7 +70,7 @@ def test_a_swept_number_takes_the_dtype_of_what_it_meets():
 
     def make(h):
         seen["half"], seen["byte"] = (h.rate * jnp.ones((), jnp.bfloat16)).dtype, (h.count * jnp.ones((), jnp.uint8)).dtype
-        return gk.descent(lambda params, batch: jnp.sum(params**2), jnp.ones(2), optax.sgd(h.rate * 1.0))
+        return gk.descent(lambda params, batch: jnp.sum(params**2), jnp.ones(2), optax.sgd(h.rate * h.count))
 
     gk.sweep(make, jnp.zeros(1), gk.grid(rate=[0.1], count=[2]), steps=1, progress=False)
     assert seen == {"half": jnp.bfloat16, "byte": jnp.uint8}

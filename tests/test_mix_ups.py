@@ -71,7 +71,7 @@ def test_threads_keep_the_settings_of_their_caller(threads):
     seen = []
 
     def loss(params, batch):
-        seen.append((jax.config.jax_default_matmul_precision, params["bias"].dtype))
+        seen.append((threads, jax.config.jax_default_matmul_precision, params["bias"].dtype))
         return net_loss(params, batch)
 
     with settings.enable_x64(True), jax.default_matmul_precision("highest"):
@@ -79,7 +79,7 @@ def test_threads_keep_the_settings_of_their_caller(threads):
         space = gk.grid(learning_rate=[0.1, 0.2])
         sweep = gk.sweep(make, DATA, space, steps=5, plan=gk.Plan(width=1, threads=threads), **QUIET)
         assert {leaf.dtype for fit in sweep for leaf in jax.tree.leaves(fit.params)} == {np.dtype(np.float64)}
-    assert set(seen) == {("highest", np.dtype(np.float64))}
+    assert set(seen) == {(threads, "highest", np.dtype(np.float64))}
 
 
 def test_a_fit_before_and_after_a_change_of_precision(x64):
@@ -117,7 +117,7 @@ def test_a_metric_may_be_reported_in_training_and_in_validation():
     space = gk.grid(learning_rate=[0.01, 1e30])
     sweep = gk.sweep(make, DATA, space, steps=5, validation=DATA, evaluate=evaluate, **QUIET)
     curves = sweep.curves()
-    assert {"size", "validation_size", "count"} <= set(curves)
+    assert {"train_size", "validation_size", "count"} <= set(curves)
     assert (curves.validation_size.dropna() <= 0).all()
     assert np.isnan(sweep[1].history["count"][-1])
 
@@ -183,16 +183,16 @@ def test_transformations_with_needs_of_their_own_descend(optimizer):
 
 
 def test_data_are_on_the_device_once_for_all_programs(monkeypatch):
-    from gradkit import sweeps
+    from gradkit import requests
 
-    residents, usual = [], sweeps.source
+    residents, usual = [], requests.source
 
     def spying(*args, **settings):
         feed = usual(*args, **settings)
         residents.append(feed.resident[0].unsafe_buffer_pointer())
         return feed
 
-    monkeypatch.setattr(sweeps, "source", spying)
+    monkeypatch.setattr(requests, "source", spying)
     gk.sweep(adam_net, DATA, gk.grid(batch_size=[8, 16, None], learning_rate=[0.1]), steps=2, **QUIET)
     assert len(set(residents)) == 1
 

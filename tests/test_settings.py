@@ -13,7 +13,6 @@ from problems import same_bits
 
 import gradkit as gk
 from gradkit import settings
-from gradkit.engine import segment
 
 X = np.linspace(-1, 1, 64, dtype=np.float32).reshape(16, 4)
 DATA = (X, 3 * X.sum(1))
@@ -112,7 +111,7 @@ def test_a_replay_is_traced_anew_under_the_settings_of_the_sweep(name, way):
     make, space = tell(name), gk.grid(learning_rate=[0.01, 0.02])
     with way(name, OTHER_VALUES[name]):
         result = sweep(make, space)
-    segment._compiled.cache_clear()
+    jax.clear_caches()
     again = result.replay(1)
     assert again.history["loss"][0] > 1000
     assert same_bits([again.params, again.history], [result[1].params, result[1].history])

@@ -22,8 +22,7 @@ NO_INTERCEPT = (
 def describe_failure(loss: Callable, data: Any, scores: Any, *, num_outputs: int | None = None, curvature: Any = None) -> str:
     """Name the first example of positive weight at which the loss, its gradient or its curvature is not finite.
 
-    Scores of which none is finite are those of a model that has no intercept: the example is then looked for where the search for
-    it began, at the offset or 0.
+    Where the loss is finite at none, the example is looked for where the search for the intercept began, at the offset or 0.
 
     Args:
         loss, num_outputs, curvature: As for :func:`gradkit.boosting.descent`.
@@ -40,16 +39,25 @@ def describe_failure(loss: Callable, data: Any, scores: Any, *, num_outputs: int
     examples = as_examples(data)
     n, k = len(examples.binned), num_outputs or 1
     scores = np.asarray(scores, np.float32).reshape(n, k)
-    is_lost = not np.isfinite(scores).any()
-    if is_lost:
-        start = 0 if examples.offset is None else np.asarray(examples.offset, np.float32).reshape(n, k)
-        scores = np.zeros((n, k), np.float32) + start
     of = jax.ShapeDtypeStruct
     target = jax.tree.map(lambda leaf: of(np.shape(leaf)[1:], np.asarray(leaf).dtype), examples.targets)
     derivatives = curvatures.derivatives(loss, num_outputs, curvature, of((k,), np.float32), target)
     counts = np.ones(n, bool) if examples.weights is None else np.asarray(examples.weights) > 0
-    found = {name: np.asarray(getattr(derivatives, name)(scores, examples.targets)).reshape(n, -1) for name in PARTS}
-    is_bad = counts & ~np.all([np.isfinite(values).all(1) for values in found.values()], 0)
+
+    def look(scores):
+        found = {name: np.asarray(getattr(derivatives, name)(scores, examples.targets)).reshape(n, -1) for name in PARTS}
+        return found, counts & ~np.all([np.isfinite(values).all(1) for values in found.values()], 0)
+
+    found, is_bad = look(scores)
+    is_lost = not np.isfinite(scores).any()
+    if is_bad[counts].all():
+        # a step that spoils the scores of all hides whose loss it was: that shows where the search for the intercept began
+        first = np.zeros((n, k), np.float32)
+        if examples.offset is not None:
+            first += np.asarray(examples.offset, np.float32).reshape(n, k)
+        found_first, is_bad_first = look(first)
+        if is_lost or is_bad_first.any():
+            scores, found, is_bad = first, found_first, is_bad_first
     if not is_bad.any():
         return NO_INTERCEPT if is_lost else NOT_THE_LOSS
     row = int(is_bad.argmax())

@@ -23,7 +23,7 @@ def solve(matrix: jax.Array, vector: jax.Array, *, ridge: float = 0.0) -> jax.Ar
         vector: The right-hand side.
         ridge: Added to the diagonal, in units of the diagonal.
 
-    >>> solve(jnp.array([[2.0, 1.0], [1.0, 2.0]]), jnp.array([3.0, 3.0])).tolist()
+    >>> solve(jnp.array([[2.0, 1.0], [1.0, 2.0]]), jnp.array([3.0, 3.0])).round(4).tolist()
     [1.0, 1.0]
     """
     scaled, size = _scaled(matrix)
@@ -43,7 +43,8 @@ def semidefinite(matrix: jax.Array) -> jax.Array:
     """
     usual = jnp.abs(jnp.diagonal(matrix, axis1=-2, axis2=-1)).mean(0)
     pivots, _ = _eliminated(matrix + NOISE * jnp.diag(usual)[None])
-    is_sound = ((pivots > 0) | (usual == 0)[None]).all()
+    is_unused = (usual == 0)[None] & (matrix == 0).all(-1)  # a score without curvature of its own or with another
+    is_sound = ((pivots > 0) | is_unused).all()
     return jax.lax.cond(is_sound, lambda matrix: matrix, _projected, matrix)
 
 

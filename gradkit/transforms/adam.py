@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from gradkit.roots import sqrt
+from gradkit.trees import weak
 
 NUM_TERMS = 14  # of the series of expm1 at 1/2, for float64
 
@@ -111,7 +112,7 @@ def bias_correction(decay: Any, count: jax.Array) -> jax.Array:
         return _one_minus_exp(count * (math.log(decay) if decay > 0 else -math.inf))
     is_positive = decay > 0  # at 0 the logarithm has no slope, the power has
     exponent = count * jnp.log1p(jnp.where(is_positive, decay, 0.5) - 1)
-    return jnp.where(is_positive, _one_minus_exp(exponent), 1 - jnp.power(decay, jnp.asarray(count, decay.dtype)))
+    return jnp.where(is_positive, _one_minus_exp(exponent), 1 - jnp.power(decay, weak(jnp.asarray(count, decay.dtype))))
 
 
 def _one_minus_exp(exponent: jax.Array) -> jax.Array:
