@@ -150,7 +150,8 @@ def run(
     draw = lambda key: jax.random.normal(key, (2,))  # noqa: E731
     sweep, members = gk.sweep(make, gk.drawn(draw), space, steps=steps, key=seed, order="per_seed", progress=False), {}
     for member, hyper in enumerate(sweep.hyper):
-        members.setdefault((hyper["method"], names[hyper["landscape"]], hyper["momentum"]), []).append(member)
+        momentum = hyper.get("momentum", MOMENTUM)  # blank for a method that reads none
+        members.setdefault((hyper["method"], names[hyper["landscape"]], momentum), []).append(member)
     return Runs(landscapes, sweep, members)
 
 

@@ -67,8 +67,8 @@ def minimize(
     >>> def banana(x, a):
     ...     return (1 - x[0]) ** 2 + a * (x[1] - x[0] ** 2) ** 2
     >>> found = minimize(banana, jnp.array([-1.2, 1.0]), args=(100.0,))
-    >>> print(MinimumStatus(int(found.status)).name)
-    CONVERGED
+    >>> print(found.message.split(":")[0])
+    converged
 
     References:
         Nocedal and Wright (2006), Numerical Optimization, chapters 3, 7, 10. https://doi.org/10.1007/978-0-387-40065-5

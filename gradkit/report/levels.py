@@ -15,6 +15,7 @@ from gradkit.report import noises
 
 MOST_LEVELS = 64  # more values than these are taken together in runs of neighbors
 ASSUMED_NOISE = 0.05  # of the level, where one replicate and few values leave it unknown
+MOST_LENT = 100.0  # times the variance in the middle, that a level lends to its neighbors
 ROUNDING = 1e-6  # of the level
 
 
@@ -246,7 +247,9 @@ def _measured(
     """Mean, error and degrees of freedom of each row. Its variance is its own, or that about it, or the least, by size."""
     number = np.isfinite(rows).sum(axis=1)
     total = _about(dof, is_ordered=levels.is_ordered)
-    sums = _about(np.nan_to_num(own) * dof, is_ordered=levels.is_ordered)
+    # one level that exploded without a value that is not finite must not be the noise of its neighbors
+    lent = np.fmin(own, MOST_LENT * _typical(own, dof))
+    sums = _about(np.nan_to_num(lent) * dof, is_ordered=levels.is_ordered)
     near = np.divide(sums, total, out=np.full(len(rows), np.nan), where=total > 0)
     variance = np.fmax(np.fmax(own, near), least)
     is_told = np.isfinite(variance)
