@@ -1,4 +1,4 @@
-"""Square roots and norms to the bit of jax's, with derivatives that stay finite at zero.
+"""Square roots and norms to the bit of jax's (norms of jax 0.7: to a unit), with derivatives that stay finite at zero.
 
 The root of a mean of squares has a kink where all of them are zero: its slope is infinite, that of the squares zero, and their
 product NaN. Here the slope at zero is 0, the mean of both sides, so that what passes through an optimizer whose gradient is zero
