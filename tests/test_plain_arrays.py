@@ -45,7 +45,7 @@ def test_an_array_of_which_nothing_is_masked_passes():
     (np.zeros(3, [("a", float), ("b", float)]), r"`data\[0\]` must hold numbers, got ndarray of dtype \[\('a'"),
     (np.zeros(3, "timedelta64[s]"), r"`data\[0\]` must hold numbers, got ndarray of dtype timedelta64"),
     (np.zeros(3, "datetime64[s]"), r"`data\[0\]` must hold numbers, got ndarray of dtype datetime64"),
-    (np.matrix(X), r"`data\[0\]` must be a plain array, got a numpy\.matrix of shape \(3, 2\)\. Convert it"),
+    (X.view(np.matrix), r"`data\[0\]` must be a plain array, got a numpy\.matrix of shape \(3, 2\)\. Convert it"),
     (scipy.sparse.csr_matrix(X), r"`data\[0\]` must hold numbers, got csr_matrix of dtype object\. Make it dense"),
     (sparse.BCOO.fromdense(jnp.eye(3)), r"`data` must hold dense arrays, got a BCOO\. Make it dense by `\.todense"),
 ], ids=["nullable", "NaN", "objects", "structured", "timedelta", "datetime", "matrix", "sparse", "BCOO"])  # fmt: skip
