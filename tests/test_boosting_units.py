@@ -153,12 +153,25 @@ def test_the_intercept_of_any_size_is_found():
     np.testing.assert_allclose(intercept(HIGH, many_zeros), np.quantile(many_zeros, 0.7, method="inverted_cdf"), atol=1e-30)
 
 
-@pytest.mark.xfail(strict=True, reason="each score is searched by itself, and at a kink that couples them none can move alone")
-def test_scores_that_a_straight_loss_couples_are_found_in_turn():
-    near = lambda score, target: jnp.abs(score[0] - target) + 0.3 * jnp.abs(score[1] - score[0] - 1)  # noqa: E731
-    found = intercept(near, TARGETS[:, 0].astype(np.float32), 2)
-    median = np.median(TARGETS[:, 0])
-    np.testing.assert_allclose(found, [median, median + 1], atol=0.01)
+COUPLED = {  # loss of scores and a target, where it is least by the target's median
+    "near": (lambda s, y: jnp.abs(s[0] - y) + 0.3 * jnp.abs(s[1] - s[0] - 1), lambda y: [y, y + 1]),
+    "chain": (
+        lambda s, y: jnp.abs(s[0] - y) + 0.3 * jnp.abs(s[1] - s[0] - 1) + 0.2 * jnp.abs(s[2] - s[1] + 2),
+        lambda y: [y, y + 1, y - 1],
+    ),
+    "sum": (lambda s, y: jnp.abs(s[0] + s[1] - y) + 0.01 * jnp.abs(s[0] - s[1] - 3), lambda y: [y / 2 + 1.5, y / 2 - 1.5]),
+    "far": (lambda s, y: jnp.abs(s[0] - 1e6 * y) + 0.3 * jnp.abs(s[1] - s[0] - 1e6), lambda y: [1e6 * y, 1e6 * y + 1e6]),
+}
+
+
+@pytest.mark.parametrize("name", COUPLED)
+def test_scores_that_a_straight_loss_couples_are_found_together(name):
+    """Where all kinks meet, no score can move by itself, and the loss falls along a way between them."""
+    loss, least_at = COUPLED[name]
+    targets = TARGETS[:, 0].astype(np.float32)
+    mean = lambda scores: float(jax.vmap(loss, (None, 0))(jnp.asarray(scores, jnp.float32), targets).mean())  # noqa: E731
+    found, least = intercept(loss, targets, len(least_at(0))), least_at(np.median(targets))
+    np.testing.assert_allclose(mean(found), mean(least), rtol=1e-5)
 
 
 def test_a_loss_without_a_least_constant_is_no_finished_fit():

@@ -254,8 +254,17 @@ def test_rounding_hides_no_derivative(make):
     np.testing.assert_allclose(jax.grad(fun)(0.5), truth, rtol=1e-8)
 
 
-def test_second_derivatives_pass_through_the_steps():
-    make = functools.partial(gk.optimizers.adam, b1=0.5, b2=0.5, eps=0.1)
+SECOND = {
+    "adam": functools.partial(gk.optimizers.adam, b1=0.5, b2=0.5, eps=0.1),
+    "as_torch rmsprop": functools.partial(gk.as_torch.rmsprop, alpha=0.5, eps=0.1, momentum=0.9),
+    "as_torch adam": functools.partial(gk.as_torch.adam, betas=(0.5, 0.5), eps=0.1),
+    "as_keras sgd": functools.partial(gk.as_keras.sgd, momentum=0.9, nesterov=True),
+}
+
+
+@pytest.mark.parametrize("name", SECOND)
+def test_second_derivatives_pass_through_the_steps(name):
+    make = SECOND[name]
     slope = jax.grad(lambda w, u: last_loss(make, w, u))
     curve = jax.jit(lambda w, u: (jax.grad(slope)(w, u), jax.jvp(lambda w: slope(w, u), (w,), (1.0,))[1]))
     truth = (slope(0.5 + 1e-5, 0.3) - slope(0.5 - 1e-5, 0.3)) / 2e-5

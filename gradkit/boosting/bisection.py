@@ -1,7 +1,8 @@
 """Where slopes change sign: a function of many values at once flows in, the root of each flows out.
 
-Every root has a bracket of its own, doubled until it holds the root and then halved. Where the slope jumps over zero, the root is
-the value at which it jumps, to the last digit; where it is zero between two values, their middle.
+Every root has a bracket of its own, which grows until it holds the root and is then halved in the order of floats: no number is
+too large or too small to be found. Where the slope jumps over zero, the root is the value at which it jumps, to the last digit;
+where it is zero between two values, their middle.
 """
 
 from __future__ import annotations
@@ -12,8 +13,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-DOUBLINGS, SHRINKINGS, BISECTIONS = 60, 16, 40
-SHRINK = 2.0**-8
 MOST = 1e38  # that a bracket may grow to in float32
 
 
@@ -24,13 +23,32 @@ class Root(NamedTuple):
     is_found: jax.Array
 
 
+class Bracket(NamedTuple):
+    """The last values seen below a boundary and the first seen beyond it, infinite while there are none; with their slopes' sizes.
+
+    Where ``edge`` is infinite, nothing more is sought beyond it.
+    """
+
+    low: jax.Array
+    high: jax.Array
+    at_low: jax.Array
+    at_high: jax.Array
+    edge: jax.Array
+    growth: jax.Array
+
+    @property
+    def is_there(self) -> jax.Array:
+        """Whether both ends were seen."""
+        return jnp.isfinite(self.low) & jnp.isfinite(self.high)
+
+
 def root(slope: Callable, like: jax.Array, scale: jax.Array) -> Root:
     """The values at which slopes turn from negative to positive, each between minus and plus infinity.
 
     Args:
         slope: ``values -> slopes``, of equal shape, each increasing in its own value. One that is NaN leads back to zero.
         like: An array of the shape of the values.
-        scale: Where to begin: the size that values may have, above 0. Any number will do, a good one saves passes.
+        scale: Where to look first: the size that values may have, above 0. Any number will do, a good one saves passes.
 
     >>> found = root(lambda x: x**3 - jnp.array([8.0, -1e-9]), jnp.zeros(2), jnp.array(1.0)).value
     >>> [round(value, 4) for value in found.tolist()]
@@ -38,55 +56,63 @@ def root(slope: Callable, like: jax.Array, scale: jax.Array) -> Root:
     """
 
     def bracket(is_strict):
-        def is_beyond(value):
+        """Around the value from which slopes are at least zero, or above it if ``is_strict``."""
+
+        def look(value):
             at = slope(value)
-            at = jnp.where(jnp.isnan(at), jnp.sign(value), at)
-            return (at > 0) | (~is_strict & (at == 0))
+            signed = jnp.where(jnp.isnan(at), jnp.sign(value), at)
+            return (signed > 0) | (~is_strict & (signed == 0)), jnp.where(jnp.isnan(at), jnp.inf, jnp.abs(at))
 
-        return _bracket(is_beyond, like, scale)
+        return _bracket(look, like, scale)
 
-    below, above, is_there = jax.lax.map(bracket, jnp.array([False, True]))  # one after the other: a slope is compiled once
-    has_low, has_high = is_there
-    first, last = jnp.where(has_low, above[0], below[1]), jnp.where(has_high, below[1], above[0])
-    at_first, at_last = (jnp.abs(each) for each in jax.lax.map(slope, jnp.stack([first, last])))
+    both = jax.lax.map(bracket, jnp.array([False, True]))  # one after the other: a slope is compiled once
+    below, above = Bracket(*(leaf[0] for leaf in both)), Bracket(*(leaf[1] for leaf in both))
+    has_low, has_high = below.is_there, above.is_there
+    first, at_first = (jnp.where(has_low, a, b) for a, b in [(below.high, above.low), (below.at_high, above.at_low)])
+    last, at_last = (jnp.where(has_high, a, b) for a, b in [(above.low, below.high), (above.at_low, below.at_high)])
     jump = jnp.where(at_first <= at_last, first, last)  # neighbors, and where it jumps the slope is between those on either side
+    value = jnp.where(first <= last, first / 2 + last / 2, jump)
     is_found = has_low | has_high
-    return Root(jnp.where(is_found, jnp.where(first <= last, first / 2 + last / 2, jump), 0), is_found)
+    return Root(jnp.where(is_found, value, 0), is_found)
 
 
-def _bracket(is_beyond: Callable, like: jax.Array, scale: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The last values up to which something does not hold, the first from which it does, and whether there are any."""
+def _bracket(look: Callable, like: jax.Array, scale: jax.Array) -> Bracket:
+    """Where values begin to be beyond a boundary, by a function that tells whether they are and the size of their slopes."""
     zero = jnp.zeros_like(like)
-    is_down = is_beyond(zero)  # then the boundary is at or below zero
-    sign = jnp.where(is_down, -1.0, 1.0).astype(zero.dtype)
-    has_none = is_beyond(sign * MOST) == is_down  # as of a leaf without examples: nobody waits for its bracket
+    inf = zero + jnp.inf
 
-    def is_outside(edge):
-        return (is_beyond(sign * edge) == is_down) & ~has_none
+    def is_going(bracket):
+        is_narrow = _order(bracket.high) - _order(bracket.low) <= 1
+        return ~jnp.where(bracket.is_there, is_narrow, jnp.isinf(bracket.edge)).all()
 
-    def shrink(carry):
-        count, edge, _ = carry
-        return count + 1, edge * SHRINK, is_outside(edge * SHRINK * SHRINK)
+    def narrow(bracket):
+        low, high, edge = bracket.low, bracket.high, bracket.edge
+        value = jnp.where(jnp.isinf(high), edge, jnp.where(jnp.isinf(low), -edge, _middle(low, high)))
+        is_beyond, size = look(value)
+        is_low, is_high = jnp.isfinite(value) & ~is_beyond, jnp.isfinite(value) & is_beyond
+        wider = jnp.where(edge >= MOST, jnp.inf, jnp.minimum(edge * bracket.growth, MOST))
+        return Bracket(
+            jnp.where(is_low, value, low),
+            jnp.where(is_high, value, high),
+            jnp.where(is_low, size, bracket.at_low),
+            jnp.where(is_high, size, bracket.at_high),
+            jnp.where(edge == 0, scale, wider),
+            jnp.where(edge == 0, 2, bracket.growth**2),
+        )
 
-    # Brackets far too wide are narrowed together, as long as all roots stay far inside.
-    edge = zero + scale.astype(zero.dtype)
-    is_wide = lambda carry: (carry[0] < SHRINKINGS) & ~carry[2].any()  # noqa: E731
-    _, edge, _ = jax.lax.while_loop(is_wide, shrink, (0, edge, is_outside(edge * SHRINK)))
+    none = jnp.zeros((), like.dtype)
+    return jax.lax.while_loop(is_going, narrow, Bracket(-inf, inf, inf, inf, none, none + 2))
 
-    def widen(carry):
-        count, edge, outside = carry
-        edge = jnp.where(outside, jnp.minimum(edge * 2, MOST), edge)
-        return count + 1, edge, is_outside(edge)
 
-    is_going = lambda carry: (carry[0] < DOUBLINGS) & carry[2].any()  # noqa: E731
-    _, edge, outside = jax.lax.while_loop(is_going, widen, (0, edge, is_outside(edge)))
-    low, high = jnp.where(is_down, -edge, 0), jnp.where(is_down, 0, edge)
+def _order(value: jax.Array) -> jax.Array:
+    """The place of each float among all floats, an integer of as many bits."""
+    bits = jax.lax.bitcast_convert_type(value, jnp.dtype(f"int{8 * value.dtype.itemsize}"))
+    return jnp.where(bits < 0, jnp.iinfo(bits.dtype).min - bits, bits)
 
-    def halve(_, carry):
-        low, high = carry
-        middle = low / 2 + high / 2
-        beyond = is_beyond(middle)
-        return jnp.where(beyond, low, middle), jnp.where(beyond, middle, high)
 
-    low, high = jax.lax.fori_loop(0, BISECTIONS, halve, (low, high))
-    return low, high, ~(outside | has_none)
+def _middle(low: jax.Array, high: jax.Array) -> jax.Array:
+    """The float halfway between two of one sign in the order of floats."""
+    first = _order(low)
+    place = first + (_order(high) - first) // 2
+    bits = jnp.where(place < 0, jnp.iinfo(place.dtype).min - place, place)
+    return jax.lax.bitcast_convert_type(bits, low.dtype)

@@ -33,9 +33,9 @@ from gradkit.transforms.precision import mixed_precision as mixed_precision
 from gradkit.transforms.reports import kept_beside as kept_beside
 from gradkit.transforms.reports import reported as reported
 from gradkit.transforms.reports import unless_skipped as unless_skipped
+from gradkit.transforms.rounding import rounded as rounded
 from gradkit.transforms.rules import RuleState as RuleState
 from gradkit.transforms.rules import by_rule as by_rule
-from gradkit.transforms.rules import rounded as rounded
 from gradkit.transforms.rules import zeros as zeros
 from gradkit.transforms.schedule_free import ScheduleFreeState as ScheduleFreeState
 from gradkit.transforms.schedule_free import schedule_free_adamw as schedule_free_adamw

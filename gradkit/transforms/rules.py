@@ -98,24 +98,3 @@ def zeros(num: int) -> Callable[..., tuple]:
 def _keep(used: Any, new: Any, old: Any) -> Any:
     """Leaf by leaf of ``used``, the new subtree where it holds, else the old one."""
     return jax.tree.map(lambda is_used, a, b: jax.tree.map(lambda x, y: jnp.where(is_used, x, y), a, b), used, new, old)
-
-
-def rounded(h: Any, value: jax.Array) -> jax.Array:
-    """The value, rounded before it enters a sum: without this a compiler may fuse a product and a sum, which rounds once.
-
-    Its derivative is that of the value. Inside a scan jax forgets that between a first gradient and a second, so second ones
-    of as_torch and as_keras are to be taken forward over reverse: ``jax.jvp(jax.grad(f), ...)`` or ``jax.hessian``.
-    """
-    return _rounded(value, h.zero)
-
-
-@jax.custom_jvp
-def _rounded(value, zero):
-    whole = jnp.int64 if value.dtype == jnp.float64 else jnp.int32
-    bits = jax.lax.bitcast_convert_type(value, whole) + zero.astype(whole)
-    return jax.lax.bitcast_convert_type(bits, value.dtype)
-
-
-@_rounded.defjvp
-def _rounded_jvp(primals, tangents):
-    return _rounded(*primals), tangents[0]
