@@ -26,8 +26,9 @@ def fit(data, **options):
     lambda: gk.data.standardize(MASKED),
     lambda: gk.boosting.bin(MASKED),
     lambda: gk.sklearn.GradientBoostingRegressor().fit(MASKED, np.zeros(3)),
+    lambda: gk.sklearn.GradientBoostingRegressor().fit(X, np.zeros(3), sample_weight=np.ma.masked_array(np.ones(3), [0, 0, 1])),
     lambda: gk.sklearn.GradientBoostingClassifier().fit(X, np.ma.masked_array([0, 1, 1], [0, 0, 1])),
-], ids=["data", "stream", "validation", "standardize", "bin", "features", "classes"])  # fmt: skip
+], ids=["data", "stream", "validation", "standardize", "bin", "features", "weights", "classes"])  # fmt: skip
 def test_masked_values_are_refused_with_the_remedy(call):
     with pytest.raises(ValueError, match=r"` must have no masked values, got 1 of . that are\. Give examples .* the weight 0"):
         call()

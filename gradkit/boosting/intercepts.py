@@ -87,7 +87,8 @@ def _way_down(slope, value: jax.Array, scale: jax.Array) -> jax.Array:
     """
     k = value.shape[1]
     around = np.random.default_rng(0).normal(size=(SAMPLES * k + SAMPLES, 1, k))
-    slopes = jax.lax.map(slope, value + _radius(value, scale) * jnp.asarray(around, value.dtype))[:, 0]
+    points = value[None] + _radius(value, scale) * jnp.asarray(around, value.dtype)
+    slopes = jax.lax.map(slope, points)[:, 0]
     largest = jnp.abs(slopes).max()
     slopes = jnp.where(largest > 0, slopes / largest, 0)
 

@@ -82,6 +82,7 @@ class _GradientBoosting(BaseEstimator):
         key = int(random.randint(2**31 - 1))
         weights = None
         if sample_weight is not None:
+            check_plain("sample_weight", sample_weight)
             weights = _check_sample_weight(sample_weight, X, dtype=np.float32, ensure_non_negative=True)
             require(weights.sum() > 0, "sample_weight", "have a positive sum", sample_weight, "Leave it out.")
         fold = self._held_out(targets, random) if self.early_stopping else None
