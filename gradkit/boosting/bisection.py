@@ -24,7 +24,7 @@ class Root(NamedTuple):
 
 
 class Bracket(NamedTuple):
-    """The last values seen below a boundary and the first seen beyond it, infinite while there are none; with their slopes' sizes.
+    """The last values seen below a boundary and the first beyond it, infinite while there are none; with their slopes' sizes.
 
     Where ``edge`` is infinite, nothing more is sought beyond it.
     """
