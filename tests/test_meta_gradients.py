@@ -309,7 +309,6 @@ def test_roots_and_norms_are_those_of_jax_to_the_bit():
         ours, theirs = (jax.jit(norm, static_argnums=1)(x, order) for norm in (roots.norm, jnp.linalg.norm))
         # jax 0.7 fuses the sum of its own norm otherwise, which rounds one unit apart
         np.testing.assert_array_max_ulp(ours, theirs, maxulp=0 if jax.__version_info__ >= (0, 8) else 1)
-        assert np.isfinite(jax.grad(roots.norm)(jnp.zeros(3, jnp.float32), order)).all()
-    assert (jax.grad(roots.norm)(jnp.zeros(3)) == 0).all()
+        assert (jax.grad(roots.norm)(jnp.zeros(3, jnp.float32), order) == 0).all()  # the mean of both sides
     assert jax.grad(roots.sqrt)(4.0) == 0.25 and jax.grad(jax.grad(roots.sqrt))(4.0) == -1 / 32
     assert jax.grad(roots.sqrt)(0.0) == jax.grad(jax.grad(roots.sqrt))(0.0) == 0

@@ -42,7 +42,7 @@ def _batched(arguments, axes):
 
 # Not a `custom_jvp`: inside a scan jax forgets such a rule between a first gradient and a second.
 _rounded = Primitive("rounded")
-_rounded.def_impl(jax.jit(_through_bits))
+_rounded.def_impl(_through_bits)
 _rounded.def_abstract_eval(lambda value, zero: value)
 mlir.register_lowering(_rounded, mlir.lower_fun(_through_bits, multiple_results=False))
 batching.primitive_batchers[_rounded] = _batched
