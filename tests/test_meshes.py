@@ -59,6 +59,15 @@ reference = fit()
 for name, context in [("another device", ""), ("several devices", ""), ("auto", ""), ("auto", "under an auto mesh"),
                       ("host", "under an explicit mesh")]:
     close([fit(name, context)], [reference])
+binned = gk.boosting.bin(x[:, None])
+def boost(name="host", context=""):
+    with CONTEXTS[context]():
+        trees = gk.boosting.descent(gk.losses.squared, learning_rate=0.5, depth=2)
+        return gk.fit(trees, (binned, DATA[name][1]), steps=3, progress=False)
+reference = boost().history["loss"]
+for name, context in [("another device", ""), ("several devices", ""), ("auto", "under an auto mesh"),
+                      ("host", "under an explicit mesh")]:
+    np.testing.assert_allclose(boost(name, context).history["loss"], reference, rtol=1e-5)
 print("equal")
 """
 
