@@ -1,5 +1,6 @@
 """Strict settings for all tests: no silent broadcasting between ranks, and types checked at run time."""
 
+import collections
 import os
 import pathlib
 import shutil
@@ -14,6 +15,21 @@ from jaxtyping import install_import_hook
 jax.config.update("jax_numpy_rank_promotion", "raise")
 install_import_hook("gradkit", "beartype.beartype")
 os.environ["GRADKIT_CACHE_DIR"] = tempfile.mkdtemp(prefix="gradkit_tests_")  # never the user's, and one for each worker
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Of the rows of a test marked ``few(n)``, n that are spread evenly stay; the others are long."""
+    families = collections.defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("few") is not None and item.get_closest_marker("long") is None:
+            families[item.path, item.originalname].append(item)
+    for rows in families.values():
+        [count] = rows[0].get_closest_marker("few").args
+        kept = {place * len(rows) // count for place in range(count)}
+        for index, item in enumerate(rows):
+            if index not in kept:
+                item.add_marker(pytest.mark.long)
 
 
 def pytest_unconfigure():

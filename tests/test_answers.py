@@ -130,6 +130,7 @@ def test_one_seed_and_few_values_are_told_to_show_no_noise():
     assert "one member per value does not show the noise: 5% of the metric is taken for it" in text
 
 
+@pytest.mark.long
 def test_thirty_thousand_rates_of_one_seed_print_a_range():
     rates = np.geomspace(1e-5, 1, 30_000)
     end = lambda h: 2 - 1.8 * np.exp(-(np.log10(h["learning_rate"] / 0.03) ** 2))  # noqa: E731

@@ -111,6 +111,7 @@ def most_units(recipe):
     return 8 if "norm" in str(recipe) else 4  # where gradients are scaled by a norm, squares are summed in another order
 
 
+@pytest.mark.few(20)
 @pytest.mark.parametrize("slope", [0.0, 0.01], ids=["constant rate", "schedule"])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @each_recipe

@@ -185,6 +185,7 @@ def test_a_descent_that_goes_on_grows_the_trees_of_one_that_was_never_stopped():
     assert same_bits(whole.state._replace(key=None), rest.state._replace(key=None))
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     "form", [{}, {"oblivious": True}, {"deterministic": True}, {"monotone": (1, 0, 0, 0, 0), "subsample": 0.5}]
 )

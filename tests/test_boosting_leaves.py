@@ -116,6 +116,7 @@ def test_gauss_newton_is_the_curvature_without_the_bend_of_the_link():
     np.testing.assert_allclose(found, 2 * np.exp(2 * np.asarray(scores)), rtol=1e-5)
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize(
     ("loss", "targets", "expected"),
     [
@@ -145,6 +146,7 @@ def test_the_intercept_of_classes_is_their_log_shares():
     np.testing.assert_allclose(found, np.bincount(targets, minlength=3) / 400, atol=1e-5)
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize(("l1", "l2"), [(0.0, 0.0), (0.0, 3.0), (8.0, 0.0), (5.0, 2.0)])
 @pytest.mark.parametrize("loss", [losses.logistic, losses.absolute, losses.poisson])
 def test_leaves_minimize_their_loss_with_its_penalties(loss, l1, l2):

@@ -1,5 +1,7 @@
 """What is done with a model of trees once it is grown: go on from it, keep it, ask what it goes by and why it failed."""
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -21,7 +23,10 @@ def grown(steps, **arguments):
     return gk.fit(booster, (BINNED, TARGETS), steps=steps, progress=False).params
 
 
-WHOLE = grown(8)
+@functools.cache
+def whole():
+    """Eight trees, which several tests look at."""
+    return grown(8)
 
 
 def same(first, second):
@@ -31,31 +36,31 @@ def same(first, second):
 
 @pytest.mark.long
 def test_a_model_that_goes_on_is_the_one_that_was_never_stopped():
-    same(grown(4, start=grown(4)), WHOLE)
+    same(grown(4, start=grown(4)), whole())
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"start": "model"}, r"`start` must be an Ensemble"),
-        ({"start": WHOLE, "depth": 4}, r"`start` must have trees of depth 4, got 3"),
-        ({"start": WHOLE, "nesterov": True}, r"`start` must come without `nesterov`"),
-        ({"start": WHOLE, "num_outputs": 2}, r"`start` must have 2 outputs, got scores of shape \(\)"),
+        ({"depth": 4}, r"`start` must have trees of depth 4, got 3"),
+        ({"nesterov": True}, r"`start` must come without `nesterov`"),
+        ({"num_outputs": 2}, r"`start` must have 2 outputs, got scores of shape \(\)"),
     ],
 )
 def test_a_model_that_cannot_be_gone_on_from_is_refused(arguments, message):
     with pytest.raises((TypeError, ValueError), match=message):
-        descent(gk.losses.squared, **FORM | arguments)
+        descent(gk.losses.squared, **FORM | {"start": whole()} | arguments)
 
 
 def test_a_model_survives_its_file(tmp_path):
-    save(tmp_path / "model.safetensors", WHOLE, BINNED)
+    save(tmp_path / "model.safetensors", whole(), BINNED)
     model, binned = load(tmp_path / "model.safetensors")
-    same(model, WHOLE)
+    same(model, whole())
     unseen = np.array([[np.nan, 7, 0], [0.3, 2, 1]])
-    np.testing.assert_array_equal(predict(model, binned.like(unseen)), predict(WHOLE, BINNED.like(unseen)))
+    np.testing.assert_array_equal(predict(model, binned.like(unseen)), predict(whole(), BINNED.like(unseen)))
     save(tmp_path / "model.safetensors", model, binned)  # in place of the first
-    same(load(tmp_path / "model.safetensors")[0], WHOLE)
+    same(load(tmp_path / "model.safetensors")[0], whole())
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -68,17 +73,17 @@ def test_what_is_no_model_is_refused(tmp_path):
         with pytest.raises(ValueError, match=r"`path` must be a file of format gradkit.boosting/1"):
             load(path)
     with pytest.raises(ValueError, match=r"`binned` must know its cuts"):
-        save(path, WHOLE, gk.boosting.Binned(BINNED.codes, 32, (1,), True))
+        save(path, whole(), gk.boosting.Binned(BINNED.codes, 32, (1,), True))
 
 
 def test_the_loss_rises_when_what_tells_is_shuffled():
-    rise = permutation_importances(WHOLE, gk.losses.squared, (BINNED, TARGETS), repeats=3)
+    rise = permutation_importances(whole(), gk.losses.squared, (BINNED, TARGETS), repeats=3)
     assert rise.shape == (3, 3) and (rise[:2] > 0.02).all()
     assert (rise[0] > rise[1]).all() and (jnp.abs(rise[2]) < 0.02).all()
-    alone = permutation_importances(WHOLE, gk.losses.squared, (BINNED, TARGETS, np.arange(N) == 5), repeats=1)
+    alone = permutation_importances(whole(), gk.losses.squared, (BINNED, TARGETS, np.arange(N) == 5), repeats=1)
     assert not np.allclose(alone[:, 0], rise[:, 0])
     with pytest.raises(ValueError, match=r"`repeats` must be .*at least 1"):
-        permutation_importances(WHOLE, gk.losses.squared, (BINNED, TARGETS), repeats=0)
+        permutation_importances(whole(), gk.losses.squared, (BINNED, TARGETS), repeats=0)
 
 
 def root(score, target):

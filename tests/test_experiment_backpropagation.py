@@ -144,6 +144,7 @@ def test_curves_that_part_are_told_from_rounding(factor, held):
     assert backpropagation.judge_training(one, other).held == held
 
 
+@pytest.mark.long
 def test_the_story_is_told_and_written(capsys, tmp_path):
     assert backpropagation.main(["--hidden", "8", "--steps", "20", "--output", str(tmp_path)]) == 0
     text = capsys.readouterr().out

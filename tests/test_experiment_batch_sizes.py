@@ -93,6 +93,7 @@ def test_a_target_never_reached_is_told_as_never():
     assert "0.2 (B = 1), 0.1 (B = 10), never (B = 100)" in claims[3].measured
 
 
+@pytest.mark.long
 def test_every_batch_size_sees_the_same_budget_and_the_table_tells_what_it_cost(small_run):
     _, _, table = small_run
     num_examples = table.batch_size.iloc[-1]
@@ -102,17 +103,20 @@ def test_every_batch_size_sees_the_same_budget_and_the_table_tells_what_it_cost(
     assert table.best_rate.between(0.03, 0.3).all() and (table.accuracy > 0.5).any()
 
 
+@pytest.mark.long
 def test_the_noise_of_a_network_follows_the_law(small_run):
     _, _, table = small_run
     drawn = table[:-1]
     assert ((drawn.noise - drawn.noise_law).abs() < batch_sizes.STANDARD_ERRORS * drawn.noise_error).all()
 
 
+@pytest.mark.long
 def test_a_step_keeps_at_least_the_hidden_values_of_its_batch_in_memory(small_run):
     _, _, table = small_run
     assert (table.bytes_per_step >= table.batch_size * batch_sizes.HIDDEN * 4).all()
 
 
+@pytest.mark.long
 def test_the_targets_are_read_off_the_curves(small_run):
     _, folder, table = small_run
     curves = pd.read_csv(folder / "curves.csv")
@@ -125,6 +129,7 @@ def test_the_targets_are_read_off_the_curves(small_run):
         assert np.allclose(curve.seconds, curve.examples / row.batch_size * row.seconds_per_step)
 
 
+@pytest.mark.long
 def test_the_exit_status_and_the_files_are_there(small_run, capsys):
     status, folder, _ = small_run
     assert status in (0, 1)

@@ -22,6 +22,7 @@ def one_thread(monkeypatch):
         yield
 
 
+@pytest.mark.long
 def test_the_story_is_told_and_written(capsys, tmp_path):
     status = boosting.main([*SMALL, "--output", str(tmp_path)])
     table = pd.read_csv(tmp_path / "table.csv")
@@ -34,6 +35,7 @@ def test_the_story_is_told_and_written(capsys, tmp_path):
     assert len(pd.read_csv(tmp_path / "runs.csv")) == 2 * len(table)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "fit"), libraries().items())
 def test_every_library_grows_the_same_first_tree(name, fit):
     """One tree at rate 1 on few, well separated values: mean - with the L2 of 1 - of the residuals in each leaf."""

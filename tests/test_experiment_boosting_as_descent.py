@@ -22,6 +22,7 @@ def runs():
     return boosting_as_descent.run_all(x, y, settings), settings, y
 
 
+@pytest.mark.long
 def test_the_story_is_told_and_written(runs, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(boosting_as_descent, "run_all", lambda x, y, settings: runs[0])
     assert boosting_as_descent.main(["--steps", str(STEPS), "--output", str(tmp_path)]) == 0
@@ -55,6 +56,7 @@ def test_the_recursion_is_nesterovs_on_a_parabola():
     np.testing.assert_allclose(shares_left(rate, 12), models)
 
 
+@pytest.mark.long
 def test_every_tree_is_the_mean_residual_of_its_leaves(runs):
     path, _, y = runs[0].small, *runs[1:]
     for scores, move in zip(path.scores, path.moves):
@@ -71,6 +73,7 @@ def broken(runs, **paths):
     return [claim.held for claim in boosting_as_descent.judge(made._replace(**paths), y, settings.learning_rate)]
 
 
+@pytest.mark.long
 def test_every_claim_fails_when_its_subject_is_broken(runs):
     made, _, y = runs
     assert broken(runs) == [True] * 6
@@ -86,6 +89,7 @@ def test_every_claim_fails_when_its_subject_is_broken(runs):
     assert broken(runs, full=made.full._replace(rounding=0.01))[5] is False
 
 
+@pytest.mark.long
 def test_a_penalty_breaks_the_law_of_the_promise(runs, monkeypatch):
     """With an L2 the leaf is no longer the mean of its residuals."""
     made, settings, y = runs

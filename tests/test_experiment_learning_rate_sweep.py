@@ -32,6 +32,7 @@ def test_the_answer_names_rate_accuracy_range_and_files(capsys, tmp_path):
     assert (tmp_path / "out" / "learning_rate_sweep.png").stat().st_size > 20_000
 
 
+@pytest.mark.long
 def test_an_edge_is_said(capsys, tmp_path):
     text = tell(capsys, tmp_path, "--high", "1e-2", "--model", "linear")
     assert "the best value sits at the upper edge of the range: extend it beyond 0.01" in text
@@ -46,6 +47,7 @@ def write_flowers(path, drop=None):
     return str(path)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("settings", [["--optimizer", "adam", "--schedule", "warmup_cosine"], ["--schedule", "linear"]])
 def test_a_csv_file_with_words_for_classes(capsys, tmp_path, settings):
     text = tell(capsys, tmp_path, "--data", write_flowers(tmp_path / "flowers.csv"), "--target", "species", *settings)
@@ -107,6 +109,7 @@ def test_parts_are_disjoint_complete_and_standardized_on_training_data_alone():
     assert parts.num_classes == 10
 
 
+@pytest.mark.long
 @pytest.mark.real_data
 def test_mnist_is_read_from_its_folder(real_data):
     parts = datasets.load("mnist", data_dir=str(real_data))

@@ -41,6 +41,7 @@ def walk(method, rate, slope, place, steps, *, momentum=0.9, decay=0.9, gain=1.0
     return np.array(places)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NUMPY_SLOPES)
 def test_paths_follow_loops_written_in_numpy(runs, name):
     for method in lands.METHODS:
@@ -50,6 +51,7 @@ def test_paths_follow_loops_written_in_numpy(runs, name):
             np.testing.assert_allclose(paths[3, start, :30], expected, atol=2e-4)
 
 
+@pytest.mark.long
 def test_slopes_are_those_of_the_heights(runs):
     places = np.random.default_rng(0).uniform(-1, 1, (20, 2))
     for name, slope in NUMPY_SLOPES.items():
@@ -57,6 +59,7 @@ def test_slopes_are_those_of_the_heights(runs):
         np.testing.assert_allclose(lands.measure_slopes(runs.landscapes[name], places), expected, atol=1e-6)
 
 
+@pytest.mark.long
 def test_what_theory_says_holds_in_small_and_figures_match_closed_forms(runs):
     table = momentum.tabulate(runs)
     told = {claim.statement: claim for claim in momentum.judge(runs, table, 25.0)}
@@ -68,6 +71,7 @@ def test_what_theory_says_holds_in_small_and_figures_match_closed_forms(runs):
     assert "across 0.500 to 0.50" in texts[6]
 
 
+@pytest.mark.long
 def test_contraction_is_that_of_the_closed_forms(runs):
     table = claims.compare_factors(runs, 25.0)
     ball = table[(table.method == "momentum") & (table.momentum > 0.9) & (table.rate < 2 * 1.9)]
@@ -177,6 +181,7 @@ def test_broken_optimizers_are_seen(fault, held):
     assert judge_walks(walked(**fault)) == held
 
 
+@pytest.mark.long
 def test_half_of_the_starts_choose_the_rate_and_the_others_judge_it(runs):
     row = momentum.summarize(runs, "saddle", "plain")
     landscape, (rates, paths) = runs.landscapes["saddle"], runs.paths("plain", "saddle")
@@ -234,6 +239,7 @@ def test_claims_about_shares_and_first_places_can_fail():
         assert not claims.judge_shares(other)[0].held
 
 
+@pytest.mark.long
 def test_the_story_is_told_and_written(runs, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(momentum, "survey", lambda settings: runs)
     status, text = momentum.main([*SMALL, "--output", str(tmp_path)]), capsys.readouterr().out

@@ -142,12 +142,14 @@ def test_the_plain_sigmoid_does_not_train_and_residual_layers_do(arrangement, lo
     assert low < accuracy < high and 0.01 <= rate <= 1.0
 
 
+@pytest.mark.long
 def test_the_share_that_arrives_falls_with_the_depth(small_run):
     table = small_run[2]
     assert table["first/last of 2"]["sigmoid plain"] == pytest.approx(0.236, rel=0.2)
     assert table["first/last of 16"]["sigmoid plain"] == pytest.approx(0.236**15, rel=0.5)
 
 
+@pytest.mark.long
 def test_a_run_writes_its_tables_and_figure_and_tells_by_its_status(small_run):
     status, folder, table = small_run
     assert status == (0 if all(claim.held for claim in vanishing.judge(table)) else 1)

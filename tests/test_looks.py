@@ -58,6 +58,7 @@ def told(fit):
     return fit.status.name, fit.steps, fit.bad_leaf
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("pace", PACES)
 @pytest.mark.parametrize("is_streamed", [False, True], ids=["arrays", "a stream"])
 def test_status_step_and_leaf_do_not_depend_on_where_segments_end(monkeypatch, pace, is_streamed):

@@ -34,6 +34,7 @@ def closed_over(strength):
     return gk.minimize(lambda x: ridge(x, strength), jnp.ones(2)).params
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("found", [given, closed_over])
 def test_the_end_moves_with_its_arguments_as_the_closed_form_does(found):
     right = jax.jacobian(ridge_minimum)(0.7)
@@ -42,6 +43,7 @@ def test_the_end_moves_with_its_arguments_as_the_closed_form_does(found):
     np.testing.assert_allclose(jax.jit(jax.jacrev(found))(0.7), right, rtol=1e-8)
 
 
+@pytest.mark.long
 def test_and_its_second_derivative_and_many_at_once():
     strengths = jnp.array([0.3, 0.7])
     second = jax.grad(jax.grad(lambda s: given(s).sum()))(0.7)

@@ -98,6 +98,7 @@ def test_examples_may_come_flat_or_in_their_shape(name):
     np.testing.assert_array_equal(flat, images)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", ["linear", "batch norm", pytest.param("cnn", marks=pytest.mark.long), "nnx"])
 def test_a_sweep_of_the_descent_learns_and_keeps_structure_and_dtypes(name):
     module = Net if name == "nnx" else MODELS[name]

@@ -169,6 +169,7 @@ def test_no_name_of_contrib_is_left_out():
     assert names - states == set(MAKERS) | set(REFUSED) | NO_OPTIMIZERS
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("name", each)
 def test_a_fit_and_a_sweep_go_where_a_loop_over_optax_goes(name):
     make = ALL[name]

@@ -28,6 +28,7 @@ def path(optimizer, dtype=jnp.float32):
     return descend(optimizer, jnp.asarray(PARAMS, dtype), jnp.asarray(GRADIENTS, dtype))
 
 
+@pytest.mark.few(6)
 @each_case
 def test_in_a_chain_and_in_a_partition_an_optimizer_is_itself(room, row):
     params = {"a": jnp.asarray(PARAMS), "b": jnp.ones((2, 2))}
@@ -58,6 +59,7 @@ def test_no_two_leaves_of_a_new_state_and_of_the_parameters_share_a_buffer():
         assert len(set(pointers)) == len(pointers)
 
 
+@pytest.mark.few(5)
 @each_case
 def test_every_number_can_be_mapped_over(room, row):
     leaves, structure = jax.tree.flatten(row.numbers)
@@ -87,6 +89,7 @@ def test_half_precision_keeps_its_dtype_remembers_in_float32_and_stays_finite(ro
     assert dtype not in [leaf.dtype for leaf in jax.tree.leaves(state)]
 
 
+@pytest.mark.long
 def test_half_precision_stays_finite_where_gradients_are_zero_tiny_or_large():
     # eps is 0 in float16, and 1 - 0.999 in bfloat16
     @functools.partial(jax.jit, static_argnums=0)

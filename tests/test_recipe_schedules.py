@@ -50,6 +50,7 @@ def as_arrays(numbers, dtype):
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.int32 if isinstance(x, int) else dtype), numbers)
 
 
+@pytest.mark.few(15)
 @pytest.mark.usefixtures("x64")
 @each_row
 def test_the_table_equals_the_library(index):
@@ -78,6 +79,7 @@ def without(row):
     return {name: value for name, value in row.static.items() if name != "make"}
 
 
+@pytest.mark.few(10)
 @each_row
 def test_float32_keeps_its_digits_and_numbers_can_be_mapped_over(index):
     row = ROWS[index]

@@ -61,6 +61,7 @@ def as_arrays(arguments, dtype=None):
     return jax.tree.map(lambda value: jnp.asarray(value, dtype), arguments)
 
 
+@pytest.mark.few(8)
 @each_schedule
 def test_a_schedule_of_constants_equals_the_truth(case):
     assert_close(of_constants(case.name), truth(case.name)[0])
@@ -81,6 +82,7 @@ def test_all_arguments_traced_equal_the_truth_without_compiling_again(case):
         assert_close(traced(case.name)(as_arrays(given)), expected)
 
 
+@pytest.mark.few(6)
 @each_schedule
 def test_each_argument_alone_can_be_mapped_over(case):
     leaves, structure = jax.tree.flatten(case.arguments)
@@ -105,6 +107,7 @@ def test_a_step_may_be_a_python_int_or_a_numpy_int(case):
         assert_close(value, of_constants(case.name)[9])
 
 
+@pytest.mark.few(6)
 @each_schedule
 def test_horizons_may_be_floats_and_gradients_are_finite_at_every_joint(case):
     # a horizon swept over a continuous range is a float; zero is the hardest

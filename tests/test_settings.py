@@ -103,6 +103,7 @@ def test_a_setting_is_carried_to_other_threads_kept_and_restored(name, way):
     assert settings.kept() == before
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("name", "way"), [("jax_default_matmul_precision", locally), ("jax_use_direct_linearize", globally),
                       ("jax_disable_most_optimizations", globally)],
@@ -137,6 +138,7 @@ REAL = {
 }
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("context", list(REAL.values()), ids=list(REAL))
 def test_a_replay_outside_of_the_context_of_the_sweep_repeats_it_to_the_bit(context):
     with context():

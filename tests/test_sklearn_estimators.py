@@ -32,6 +32,7 @@ def test_scikit_learns_own_checks_pass(estimator, check):
     check(estimator)
 
 
+@pytest.mark.long
 def test_probabilities_of_real_classes_are_good():
     for data, limit in ((datasets.load_breast_cancer(return_X_y=True), 0.14), (datasets.load_digits(return_X_y=True), 0.16)):
         X, X_test, y, y_test = train_test_split(*data, test_size=0.1, random_state=42)
@@ -50,6 +51,7 @@ def test_early_stopping_keeps_the_best_trees():
     np.testing.assert_allclose(list(model.staged_predict(X[:3]))[-1], model.predict(X[:3]), rtol=1e-5)
 
 
+@pytest.mark.long
 def test_a_model_survives_pickling_cloning_pipelines_and_searches():
     X, y = datasets.load_iris(return_X_y=True)
     model = gk.sklearn.GradientBoostingClassifier(**SMALL).fit(X, y)

@@ -76,6 +76,21 @@ def root(slope: Callable, like: jax.Array, scale: jax.Array) -> Root:
     return Root(jnp.where(is_found, value, 0), is_found)
 
 
+def along(slope: Callable, value: jax.Array, way: jax.Array, scale: jax.Array) -> jax.Array:
+    """Values (n, k), each row moved along a way of its shape to where the slope along it changes sign."""
+
+    def slope_along(step):
+        return jnp.where(way != 0, slope(value + step * way) * way, 0).sum(-1, keepdims=True)
+
+    return value + root(slope_along, value[:, :1], scale).value * way
+
+
+def in_turn(slope: Callable, value: jax.Array, scale: jax.Array) -> jax.Array:
+    """Values (n, k), each column moved to where its own slope changes sign, one after the other."""
+    units = jnp.eye(value.shape[1], dtype=value.dtype)
+    return jax.lax.fori_loop(0, len(units), lambda j, value: along(slope, value, units[j][None] + 0 * value, scale), value)
+
+
 def _bracket(look: Callable, like: jax.Array, scale: jax.Array) -> Bracket:
     """Where values begin to be beyond a boundary, by a function that tells whether they are and the size of their slopes."""
     zero = jnp.zeros_like(like)

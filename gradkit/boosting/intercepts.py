@@ -54,15 +54,8 @@ def intercept(rows: Rows, derivatives: Derivatives) -> jax.Array:
 
     def search(value):
         """Each score to where its own slope changes sign, one after the other, and then all along the way down."""
-
-        def move(j, value):
-            way = (jnp.arange(value.shape[1]) == j)[None].astype(value.dtype)
-            if is_coupled:
-                way = jax.lax.cond(j == value.shape[1], lambda: _way_down(slope, value, scale), lambda: way)
-            along = lambda step: jnp.where(way != 0, slope(value + step * way) * way, 0).sum(-1, keepdims=True)  # noqa: E731
-            return value + bisection.root(along, value[:, :1], scale).value * way
-
-        return jax.lax.fori_loop(0, value.shape[1] + is_coupled, move, value)
+        value = bisection.in_turn(slope, value, scale)
+        return bisection.along(slope, value, _way_down(slope, value, scale), scale) if is_coupled else value
 
     def is_going(carry):
         sweep, value, last, found = carry

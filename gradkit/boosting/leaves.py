@@ -21,6 +21,7 @@ from gradkit.boosting.growing import Bounds
 from gradkit.boosting.splits import Penalties, Sums, weight
 
 HALVINGS = 30
+SWEEPS = 3
 SLACK = 1e-6  # of the leaf's loss: what rounding may add to it
 SUFFICIENT = 0.1  # of what the slope promises: a step that gains less is too long, even if it gains
 RIDGE = 1e-6  # of the diagonal of a leaf's matrix
@@ -168,8 +169,8 @@ def _largest(rows: Rows, leaf: jax.Array) -> jax.Array:
 def _bisect(rows: Rows, derivatives: Derivatives, penalties: Penalties) -> jax.Array:
     """Where the slopes of each leaf's loss change sign, shape (leaves, k).
 
-    All scores are searched at once, which finds the least loss where it is a sum over scores. Where it is not, the way there is
-    a direction to go, as far as the loss falls.
+    All scores are searched at once, which finds the least loss where it is a sum over scores. In leaves where it is not, each
+    score is searched by itself from zero on, one after the other: the loss only falls.
     """
     like, scale = jnp.zeros((rows.num_leaves, rows.scores.shape[1]), rows.scores.dtype), scale_of(rows)
     slope = functools.partial(slopes, rows, derivatives, penalties)
@@ -177,15 +178,18 @@ def _bisect(rows: Rows, derivatives: Derivatives, penalties: Penalties) -> jax.A
     if like.shape[1] == 1:
         return value
 
-    def along(share):
-        return (slope(share * value) * value).sum(-1, keepdims=True)
+    def is_going(carry):
+        sweep, _, is_settled = carry
+        return (sweep < SWEEPS) & ~is_settled.all()
 
-    def go(value):
-        share = bisection.root(along, like[:, :1], jnp.ones((), like.dtype)).value
-        return jnp.where(is_settled, value, share * value)
+    def search(carry):
+        sweep, value, _ = carry
+        is_settled = is_minimum(rows, slope, value, like).all(-1, keepdims=True)
+        start = jnp.where(sweep == 0, like, value)
+        moved = jax.lax.cond(is_settled.all(), lambda: value, lambda: bisection.in_turn(slope, start, scale))
+        return sweep + 1, jnp.where(is_settled, value, moved), is_settled
 
-    is_settled = is_minimum(rows, slope, value, jnp.zeros_like(value)).all(-1, keepdims=True)
-    return jax.lax.cond(is_settled.all(), lambda value: value, go, value)
+    return jax.lax.while_loop(is_going, search, (0, value, like[:, :1] > 0))[1]
 
 
 def slopes(rows: Rows, derivatives: Derivatives, penalties: Penalties, value: jax.Array) -> jax.Array:
