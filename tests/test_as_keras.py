@@ -126,6 +126,7 @@ def test_without_x64_constants_and_traced_numbers_go_where_keras_goes():
         assert_same(traced, their_path(recipe, rounded(recipe.numbers), 0.0, np.float32), most_units(recipe))
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @each_recipe
 def test_random_settings_go_where_keras_goes(recipe, dtype):

@@ -126,6 +126,7 @@ def test_a_traced_momentum_of_zero_is_not_dampened():
     np.testing.assert_array_equal(path(0.25), [-1, -1.75, -2.4375])
 
 
+@pytest.mark.few(12)
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @each_recipe
 def test_random_settings_go_where_torch_goes(recipe, dtype):

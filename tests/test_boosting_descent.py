@@ -46,6 +46,7 @@ PEERS = {  # loss, targets, gradient and curvature written by hand, settings
 }
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("name", PEERS)
 def test_the_model_is_that_of_xgboost(name):
     xgboost = pytest.importorskip("xgboost", reason="the peer is not installed")

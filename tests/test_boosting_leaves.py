@@ -58,6 +58,7 @@ def solved(loss, rows, l1, l2):
     return leaves.solve(rows, of(loss, rows.scores, rows.targets), Penalties(l1=l1, l2=l2), steps=30)
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("name", CLOSED_FORMS)
 def test_gradient_and_curvature_are_those_of_the_textbook(name):
     loss, targets, gradient, curvature = CLOSED_FORMS[name]

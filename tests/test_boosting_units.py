@@ -67,6 +67,7 @@ def named(cases):
     ]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(("loss", "num_outputs", "curvature"), named(EQUIVARIANT))
 def test_scores_have_the_units_of_the_target(loss, num_outputs, curvature):
     targets = of_outputs(num_outputs)

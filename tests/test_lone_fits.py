@@ -56,6 +56,7 @@ def test_with_bfloat16_parameters_every_number_of_plain_optax_follows_the_lone_f
     assert are_equal(name, jnp.bfloat16)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("name", "dtype"), [("adam: b1", np.float32), ("adam: b2", np.float64)])
 def test_under_x64_swept_numbers_are_as_exact_as_constants(x64, name, dtype):
     assert are_equal(name, dtype)

@@ -217,6 +217,7 @@ assert set(QUICK) <= {row.name for row in ROWS}
 each_row = [row if row.name in QUICK else pytest.param(row, marks=pytest.mark.long) for row in ROWS]
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize("row", each_row, ids=lambda row: row.name)
 def test_a_gradient_through_the_steps_is_that_of_finite_differences(row):
     points, fun = points_of(row), functools.partial(objective, row)
@@ -262,6 +263,7 @@ SECOND = {
 }
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("name", SECOND)
 def test_second_derivatives_pass_through_the_steps(name):
     make = SECOND[name]

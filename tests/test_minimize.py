@@ -59,6 +59,7 @@ def test_units_of_the_parameters_do_not_matter():
     np.testing.assert_allclose(found.params, scale, rtol=1e-6)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     "optimizer", [optax.adam(0.05), optax.lbfgs(), gk.as_torch.sgd(lr=0.1, momentum=0.5)], ids=["adam", "lbfgs", "sgd"]
 )
@@ -103,6 +104,7 @@ def test_where_a_direction_is_flat_it_says_so(fn, x0, optimizer):
     assert "flat" in found.message
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("fn", "x0", "ending"),
     [

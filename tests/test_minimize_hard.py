@@ -61,6 +61,7 @@ def test_the_value_moves_as_the_function_does_and_the_start_moves_nothing():
     np.testing.assert_array_equal(start, [0, 0])
 
 
+@pytest.mark.long
 def test_least_squares_and_many_parameters_have_derivatives_too():
     def residuals(x, shift):
         return jnp.stack([x[0] - shift, jnp.sqrt(2.0) * (x[0] + x[1]), x[1] - 1])
