@@ -88,7 +88,11 @@ def along(slope: Callable, value: jax.Array, way: jax.Array, scale: jax.Array) -
 def in_turn(slope: Callable, value: jax.Array, scale: jax.Array) -> jax.Array:
     """Values (n, k), each column moved to where its own slope changes sign, one after the other."""
     units = jnp.eye(value.shape[1], dtype=value.dtype)
-    return jax.lax.fori_loop(0, len(units), lambda j, value: along(slope, value, units[j][None] + 0 * value, scale), value)
+
+    def move(j, value):
+        return along(slope, value, jnp.broadcast_to(units[j], value.shape), scale)
+
+    return jax.lax.fori_loop(0, len(units), move, value)
 
 
 def _bracket(look: Callable, like: jax.Array, scale: jax.Array) -> Bracket:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradkit.checks import Described, require
+from gradkit.checks import Described, refuse, require
 from gradkit.trees import is_inexact, is_key, leaf_names
 
 
@@ -93,8 +93,9 @@ def check_plain(place: str, leaf: Any):
         require(False, place, "have no masked values", Described(f"{count} of {leaf.size} that are"),
                 "Give examples that are to be left out the weight 0, fill the values in by `.filled(...)`, or remove "
                 "these examples.")  # fmt: skip
-    require(not isinstance(leaf, np.matrix), place, "be a plain array", Described(f"a numpy.matrix of shape {np.shape(leaf)}"),
-            "Convert it by np.asarray; products of arrays are elementwise.", error=TypeError)  # fmt: skip
+    if isinstance(leaf, np.matrix):
+        refuse(place, "be a plain array", Described(f"a numpy.matrix of shape {leaf.shape}"),
+               "Convert it by np.asarray; products of arrays are elementwise.", error=TypeError)  # fmt: skip
 
 
 def _refuse_sparse(argument: str, data: Any):
