@@ -12,6 +12,8 @@ import jax
 import pytest
 from jaxtyping import install_import_hook
 
+MOST_MAPS = 30_000
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 install_import_hook("gradkit", "beartype.beartype")
 os.environ["GRADKIT_CACHE_DIR"] = tempfile.mkdtemp(prefix="gradkit_tests_")  # never the user's, and one for each worker
@@ -35,6 +37,15 @@ def pytest_collection_modifyitems(items):
 def pytest_unconfigure():
     """Leave nothing behind."""
     shutil.rmtree(os.environ["GRADKIT_CACHE_DIR"], ignore_errors=True)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_programs():
+    """Forget compiled programs once there are many: Linux lets a process map 65,530 pieces of memory, and each takes some."""
+    yield
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
 
 
 @pytest.fixture

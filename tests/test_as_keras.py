@@ -111,7 +111,7 @@ def most_units(recipe):
     return 8 if "norm" in str(recipe) else 4  # where gradients are scaled by a norm, squares are summed in another order
 
 
-@pytest.mark.few(20)
+@pytest.mark.few(10)
 @pytest.mark.parametrize("slope", [0.0, 0.01], ids=["constant rate", "schedule"])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @each_recipe
@@ -119,6 +119,7 @@ def test_every_optimizer_goes_where_keras_goes(recipe, dtype, slope):
     compare(recipe, recipe.numbers, slope, dtype)
 
 
+@pytest.mark.long
 def test_without_x64_constants_and_traced_numbers_go_where_keras_goes():
     for recipe, (constant, traced) in zip(KERAS, paths_without_x64(as_keras, KERAS)):
         if "accumulation" not in str(recipe):  # which takes Keras ten seconds unless it is compiled

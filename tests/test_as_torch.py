@@ -77,7 +77,7 @@ def torch_that_rounds_as_it_should(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)
 
 
-@pytest.mark.few(28)
+@pytest.mark.few(14)
 @pytest.mark.parametrize("slope", [0.0, 0.01], ids=["constant rate", "schedule"])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @each_recipe

@@ -46,7 +46,7 @@ PEERS = {  # loss, targets, gradient and curvature written by hand, settings
 }
 
 
-@pytest.mark.few(3)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", PEERS)
 def test_the_model_is_that_of_xgboost(name):
     xgboost = pytest.importorskip("xgboost", reason="the peer is not installed")
@@ -76,6 +76,7 @@ def test_scores_are_those_of_the_model_that_is_returned():
         assert fit.history["loss"][-1] < 0.7 * fit.history["loss"][0]
 
 
+@pytest.mark.long
 def test_nesterov_goes_down_faster():
     losses = {
         form: grow(small(learning_rate=0.05, nesterov=form), (BINNED, TARGETS), 30).history["loss"] for form in (False, True)
@@ -91,6 +92,7 @@ def test_leaf_indices_find_the_values_that_are_added():
     np.testing.assert_allclose(total, predict(fit.params, BINNED), rtol=1e-5)
 
 
+@pytest.mark.long
 def test_a_weight_of_two_is_an_example_twice_and_of_zero_none():
     weights = np.random.default_rng(5).integers(0, 3, N)
     rows = np.repeat(np.arange(N), weights)
@@ -196,6 +198,7 @@ def test_models_are_of_single_precision_under_x64_too(x64, form):
     assert fit.history["loss"][-1] < fit.history["loss"][0]
 
 
+@pytest.mark.long
 def test_sampling_draws_the_shares_that_were_asked_for():
     fit = grow(small(subsample=0.25, depth=1, min_child_weight=0.0), (BINNED, TARGETS), 40)
     cover = np.asarray(fit.params.trees.cover[:, 0]) / 2  # the curvature of the squared error is 2

@@ -112,6 +112,7 @@ def test_a_gaussian_of_two_scores_finds_the_mean_and_how_sure_it_is():
     assert abs(made.history["loss"][-1] - of_truth) < 0.25 < made.history["loss"][0] - of_truth
 
 
+@pytest.mark.long
 def test_the_natural_gradient_does_not_depend_on_how_a_distribution_is_written():
     """Of the mean in other units, the scale in powers of two: all trees are the same but for those units."""
     other = lambda score, target: losses.gaussian(jnp.stack([10 * score[0], jnp.log(2.0) * score[1]]), target)  # noqa: E731

@@ -78,7 +78,7 @@ def check(grown, root, shape):
             np.testing.assert_allclose([grown.bounds.low[number], grown.bounds.high[number]], [node.low, node.high], rtol=1e-4)
 
 
-@pytest.mark.few(20)
+@pytest.mark.few(10)
 @pytest.mark.parametrize(("grow", "name"), BY_ALL)
 @pytest.mark.parametrize("seed", range(3))
 def test_a_tree_is_the_oracles(grow, name, seed):
@@ -89,7 +89,7 @@ def test_a_tree_is_the_oracles(grow, name, seed):
     check(compiled(grow, codes, gradient, curvature, shape, penalties), root, shape)
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("k", [2, 3, 11])
 @pytest.mark.parametrize("grow", GROWERS)
 def test_a_tree_of_several_outputs_is_the_oracles(grow, k):

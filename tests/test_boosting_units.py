@@ -143,6 +143,7 @@ def test_the_intercept_of_classes_is_right_by_any_curvature(curvature):
         np.testing.assert_allclose(intercept(losses.hinge, IS_FIRST, None, curvature), -1.0)
 
 
+@pytest.mark.long
 def test_the_intercept_of_any_size_is_found():
     sizes = np.abs(TARGETS[:, 0]).astype(np.float32)
     for scale in (1e-12, 1e12):
@@ -165,6 +166,7 @@ COUPLED = {  # loss of scores and a target, where it is least by the target's me
 }
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("name", COUPLED)
 def test_scores_that_a_straight_loss_couples_are_found_together(name):
     """Where all kinks meet, no score can move by itself, and the loss falls along a way between them."""

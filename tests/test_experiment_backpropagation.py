@@ -41,6 +41,7 @@ def differences(fn, array, step=1e-6):
     return slopes
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 def test_every_gradient_of_every_layer_is_the_difference_quotient_of_a_loss_in_numpy(x64, activation):
     params, (inputs, targets) = make_net(activation)
@@ -95,6 +96,7 @@ def dissect(activation):
     return backpropagation.tabulate(layers, *jax.device_get(flows), check), check
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 def test_both_claims_hold_and_the_table_counts_by_the_shapes(activation):
     table, check = dissect(activation)

@@ -48,6 +48,7 @@ def numpy_loss(network, params, batch, shifts):
     return np.mean(np.log(np.exp(scores).sum(axis=1)) - scores[np.arange(len(targets)), targets])
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("arrangement", ARRANGEMENTS)
 def test_the_gradients_of_the_layers_are_difference_quotients_of_a_loss_in_numpy(x64, arrangement):
     network, depth, n, width = Network("tanh", arrangement), 3, 4, 5
@@ -106,6 +107,7 @@ def test_the_expected_gain_is_the_closed_form(network, expected):
     assert vanishing.gain(vanishing.expected_profile(network, 20, 1.0)) == pytest.approx(expected, rel=1e-3)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("network", "tolerance"),
     [

@@ -48,6 +48,7 @@ def swept(request):
     return gk.sweep(failing, DATA, space, steps=220, batch_size=16, plan=gk.Plan(width=request.param), progress=False)
 
 
+@pytest.mark.few(1)
 def test_every_failure_is_found_with_its_step_and_leaf(swept):
     leaves = {UNSEEN_LEAF: "state[0].params.spare", PARAMETER: "state[0].params.bias", INFINITE_STATE: "state[0].params.bias"}
     for fit, way, step in zip(swept, WAYS, AT):

@@ -87,6 +87,7 @@ def test_a_leaf_without_a_gradient_is_named():
 grad = jax.jit(jax.grad(mean_squared))
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("chunk_size", [None, 3, 20])
 @pytest.mark.parametrize("weights", [(), (WEIGHTS,)], ids=["plain", "weighted"])
 def test_per_example_gradients_are_those_of_a_loop(chunk_size, weights):
@@ -267,6 +268,7 @@ NET = {"layers": [{"kernel": normal(5, 3), "bias": normal(3)}, {"kernel": normal
 DATA = normal(20, 5, seed=1), normal(20, 2, seed=2)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("name", CHANGES)
 def test_exactly_the_faulty_leaf_is_named(name):
     report = gradients.check(lambda params, x, y: net(params, x, y, CHANGES[name]), NET, *DATA)
@@ -294,6 +296,7 @@ CORRECT = {
 }
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize("name", CORRECT)
 def test_no_false_alarm(name):
     loss_fn, args = CORRECT[name]

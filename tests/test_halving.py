@@ -90,6 +90,7 @@ def statuses(sweep):
     return [fit.status.name for fit in sweep]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("width", "is_moved"), [(1, False), (2, False), (4, True)])
 def test_who_keeps_width_and_lane_makes_the_steps_of_the_full_sweep_to_the_bit(width, is_moved):
     sweep, paths = halved(width)
@@ -118,6 +119,7 @@ def test_who_changes_its_lane_has_the_bits_of_the_full_sweep_up_to_there():
         )
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("widths", [(1, 1, 1), (4, 4, 4), (4, 2, 1), (8, 8, 1)])
 def test_a_replay_repeats_every_member_to_the_bit_wherever_it_moved(widths):
     sweep, paths = halved(widths[0]) if len(set(widths)) == 1 else narrowing(*widths)
@@ -247,6 +249,7 @@ def of_the_table(width):
     return sweep, *np.sum(launched, axis=0).tolist()
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(("width", "lane_steps"), [(1, 891), (2, 972), (8, 1336), (16, 1792), (64, 5504)])
 def test_the_steps_made_are_those_of_the_published_table(width, lane_steps):
     """243 members at rungs 1, 3, 9, 27 of 81 steps; chunks are padded to their width and to no more."""

@@ -28,6 +28,7 @@ def torch_path(theta):
     return parameter.detach().numpy()
 
 
+@pytest.mark.long
 def test_adam_ends_no_farther_from_float64_than_torchs(x64):
     theta = np.random.default_rng(1).normal(size=SIZE).astype(np.float32)
     optimizer = gk.optimizers.adam(1e-3)

@@ -106,7 +106,7 @@ def stream():
     return gk.stream(lambda start: (tuple(a[rows] for a in DATA) for rows in order[start:]))
 
 
-@pytest.mark.few(4)
+@pytest.mark.few(2)
 @pytest.mark.parametrize("message", MESSAGES)
 @pytest.mark.parametrize("name", ["begin", "launch"])
 @pytest.mark.parametrize("is_streamed", [False, True])

@@ -217,7 +217,7 @@ assert set(QUICK) <= {row.name for row in ROWS}
 each_row = [row if row.name in QUICK else pytest.param(row, marks=pytest.mark.long) for row in ROWS]
 
 
-@pytest.mark.few(8)
+@pytest.mark.few(5)
 @pytest.mark.parametrize("row", each_row, ids=lambda row: row.name)
 def test_a_gradient_through_the_steps_is_that_of_finite_differences(row):
     points, fun = points_of(row), functools.partial(objective, row)
@@ -238,6 +238,7 @@ def last_loss(make, first, last=0.0):
     return (state.params[0] * state.params[1] - 1) ** 2
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("make", [gk.optimizers.adam, gk.as_torch.adam, gk.as_keras.adam])
 def test_adam_at_a_zero_gradient_has_the_derivative_that_it_has(make):
     # w has no gradient at first and rests, u = 0.1 after the first step; then both move by about the rate, for u is far behind
@@ -263,7 +264,7 @@ SECOND = {
 }
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", SECOND)
 def test_second_derivatives_pass_through_the_steps(name):
     make = SECOND[name]
@@ -276,6 +277,7 @@ def test_second_derivatives_pass_through_the_steps(name):
     np.testing.assert_allclose(curve(0.5, 0.0), [truth, truth], rtol=1e-6)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("clip", [transforms.clip_by_norm, transforms.clip_by_global_norm, gk.as_torch.clip_grad_norm])
 def test_a_clip_has_a_hessian_where_a_coordinate_is_zero(clip):
     # of g / norm(g), in the direction e: e / norm - g (g e) / norm**3, and its derivative once more
@@ -293,6 +295,7 @@ def test_a_bias_correction_has_its_slope_at_every_decay(decay, t, right):
     assert jax.grad(transforms.bias_correction)(decay, jnp.int32(t)) == pytest.approx(right, rel=1e-12)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("beta2", [0.0, 0.6, 0.9])
 def test_the_slope_of_radam_stays_finite_however_long_it_runs(beta2):
     def update(beta2, count):

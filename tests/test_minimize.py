@@ -29,6 +29,7 @@ def double_well(x):
     return x[0] ** 2 - x[1] ** 2 + x[1] ** 4 / 4
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("size", [2, 10, 100])  # beyond 64 the curvature is looked at in some directions only
 def test_the_minimum_of_a_curved_valley_is_found(size):
     start = jnp.zeros(size) if size == 10 else jnp.tile(jnp.array([-1.2, 1.0]), size // 2).at[-1].set(1.5)
@@ -90,6 +91,7 @@ def plateau(x):
     return 1 - jnp.exp(-jnp.sum(x**2))
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("fn", "x0", "optimizer"),
     [
@@ -155,6 +157,7 @@ def test_a_start_at_the_minimum_stays():
     np.testing.assert_array_equal(found.params, [1, 1])
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("fn", "endings"),
     [
@@ -220,6 +223,7 @@ def both_starts(name, folder, lift, **settings):
     return found.status, [digits(params, certified) for params in np.asarray(found.params)]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.long) for name in MODELS if name not in QUICK)])
 def test_nists_certified_values_are_met_from_both_starts(name, real_data):
     statuses, agreed = both_starts(name, real_data, lambda residuals: residuals, residuals=True)

@@ -146,6 +146,7 @@ def test_constants_follow_the_formula_in_float64(case):
     chex.assert_trees_all_close(path, true_path(case, lambda step: dict(case.arguments)), rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.few(6)
 @pytest.mark.usefixtures("x64")
 @each_optimizer
 def test_schedules_of_all_arguments_follow_the_formula_in_float64(case):
@@ -162,6 +163,7 @@ def test_schedules_of_all_arguments_follow_the_formula_in_float64(case):
         chex.assert_trees_all_close(run(slope, start(), harsh_gradients()), truth, rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.few(6)
 @each_optimizer
 def test_traced_arguments_follow_constants_without_compiling_again(case):
     run_traced(case, scale=0.5)
@@ -176,6 +178,7 @@ def test_every_optimizer_descends(case):
     assert optax.tree.norm(member(path, -1)) < 0.7 * optax.tree.norm(start())
 
 
+@pytest.mark.few(6)
 @each_optimizer
 def test_a_map_equals_a_loop_and_one_nan_leaves_the_others(case):
     gradients = single(harsh_gradients())

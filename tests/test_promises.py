@@ -150,6 +150,7 @@ def healthy():
     return run(poisoned, poison_space([0] * 64), width=32)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("num_poisoned", [1, 8, 63])
 def test_poisoned_members_leave_the_others_to_the_bit(healthy, num_poisoned):
     """The poison strikes in both segments, at different steps."""

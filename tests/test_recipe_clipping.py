@@ -17,6 +17,7 @@ TOGETHER = [  # numbers that Keras cannot round: it takes constants through floa
 ]
 
 
+@pytest.mark.few(1)
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("common", TOGETHER, ids=lambda common: next(iter(common)))
 def test_several_leaves_go_where_keras_takes_them(common):

@@ -60,6 +60,7 @@ def test_the_table_equals_the_library(index):
     )
 
 
+@pytest.mark.few(12)
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("index", KINDS, ids=[str(ROWS[index]) for index in KINDS])
 def test_random_settings_equal_the_library(index):

@@ -67,6 +67,7 @@ def test_a_schedule_of_constants_equals_the_truth(case):
     assert_close(of_constants(case.name), truth(case.name)[0])
 
 
+@pytest.mark.few(8)
 @pytest.mark.usefixtures("x64")
 @each_schedule
 def test_a_schedule_of_traced_values_equals_the_truth_in_float64(case):

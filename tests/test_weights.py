@@ -68,6 +68,7 @@ def test_batches_of_every_size_stand_still_at_the_minimum_of_the_weighted_proble
         np.testing.assert_allclose(at_rest(minimum, l2), np.zeros(D), atol=2e-6)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("name", WRAPS)
 def test_functions_that_wrap_an_objective_weigh_as_it_does(name):
     data, minimum = (HOLES, TARGETS, PADDED), jnp.asarray(closed_form(PADDED, 0.5), jnp.float32)
@@ -75,6 +76,7 @@ def test_functions_that_wrap_an_objective_weigh_as_it_does(name):
     np.testing.assert_allclose(mean_gradient(descent, data, batches_of(data, 2)), np.zeros(D), atol=2e-6)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_a_model_with_a_state_weighs_as_one_without(size):
     def train(params, state, inputs, key):

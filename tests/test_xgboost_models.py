@@ -40,6 +40,7 @@ def loaded(text):
 NEW = np.concatenate([FEATURES + np.float32(0.01) * (np.arange(4) < 3), FEATURES]).astype(np.float32)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("objective", TARGETS)
 @pytest.mark.parametrize("categorical", [(), pytest.param((3,), marks=pytest.mark.long)])
 def test_xgboost_predicts_what_we_predict(objective, categorical):
