@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 import types
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -427,6 +428,13 @@ class Opaque:
         self.rng = np.random.default_rng(0)
 
 
+class Pair(NamedTuple):
+    """A class of the user's, whose fields are read by descriptors of their own kind."""
+
+    first: int
+    second: int
+
+
 @pytest.mark.parametrize(
     ("one", "other", "is_equal"),
     [
@@ -452,6 +460,12 @@ class Opaque:
         (functools.partial(max, 1), functools.partial(max, 1), True),
         (functools.partial(max, 1), functools.partial(max, 2), False),
         (range(3), range(3), True),
+        (slice(1, 2), slice(1, 2), True),
+        (slice(1, 2), slice(1, 3), False),
+        (np.add, np.add, True),
+        (np.add, np.multiply, False),
+        (Pair(1, 2), Pair(1, 2), True),
+        (Pair(1, 2), Pair(1, 3), False),
         ([].append, [].append, True),
         ([1].append, [2].append, False),
     ],

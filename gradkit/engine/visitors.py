@@ -24,6 +24,7 @@ DESCRIPTORS = (
     types.WrapperDescriptorType, types.MethodDescriptorType, types.ClassMethodDescriptorType, types.GetSetDescriptorType,
     types.MemberDescriptorType, types.MethodWrapperType,
 )  # fmt: skip
+FIELD = type(collections.namedtuple("Point", "x").x)  # what gets the field of a named tuple
 LOCKS = (type(threading.Lock()), type(threading.RLock()))
 OF_CLASSES = {  # that say nothing of what a class does
     "__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__annotate_func__", "__annotations_cache__",
@@ -124,11 +125,6 @@ def _visit_partial(walk: Any, partial: functools.partial):
     walk.visit_all((partial.func, partial.args, partial.keywords, vars(partial)))
 
 
-def _visit_method(walk: Any, method: types.MethodType):
-    walk.tokens.append(types.MethodType)
-    walk.visit_all((method.__func__, method.__self__))
-
-
 def _visit_builtin(walk: Any, function: types.BuiltinFunctionType):
     walk.tokens += (types.BuiltinFunctionType, function.__qualname__)
     if not isinstance(function.__self__, types.ModuleType):
@@ -141,19 +137,24 @@ def _visit_descriptor(walk: Any, descriptor: Any):
     walk.tokens.append(descriptor)
 
 
-def _visit_property(walk: Any, found: property):
-    walk.tokens.append(property)
-    walk.visit_all((found.fget, found.fset, found.fdel))
+def _by_parts(*names: str) -> Callable[[Any, Any], None]:
+    """Look into what an object consists of."""
+
+    def visit(walk: Any, thing: Any):
+        walk.tokens.append(type(thing))
+        walk.visit_all([getattr(thing, name) for name in names])
+
+    return visit
+
+
+def _visit_field(walk: Any, field: Any):
+    _, (index, _) = field.__reduce__()
+    walk.tokens += (FIELD, index)
 
 
 def _visit_reference(walk: Any, reference: weakref.ref):
     walk.tokens.append(weakref.ref)
     walk.visit(reference())
-
-
-def _visit_wrapper(walk: Any, wrapper: staticmethod | classmethod):
-    walk.tokens.append(type(wrapper))
-    walk.visit(wrapper.__func__)
 
 
 def _visit_identity(walk: Any, thing: Any):
@@ -276,18 +277,20 @@ VISITORS = (
     (types.FunctionType, _visit_function),
     (types.CellType, _visit_cell),
     (types.ModuleType, _visit_module),
-    (types.MethodType, _visit_method),
+    (types.MethodType, _by_parts("__func__", "__self__")),
     (types.BuiltinFunctionType, _visit_builtin),
     (DESCRIPTORS, _visit_descriptor),
     (functools.partial, _visit_partial),
-    (property, _visit_property),
+    (property, _by_parts("fget", "fset", "fdel")),
+    (FIELD, _visit_field),
+    (slice, _by_parts("start", "stop", "step")),
     (weakref.ref, _visit_reference),
-    ((staticmethod, classmethod), _visit_wrapper),
+    ((staticmethod, classmethod), _by_parts("__func__")),
     ((float, complex), _visit_number),
     ((jax.core.Tracer, jax.Array, logging.Logger, *LOCKS), _visit_identity),
     (np.ndarray, _visit_numpy_array),
     (np.generic, _visit_numpy_scalar),
-    (np.dtype, _visit_descriptor),
+    ((np.dtype, np.ufunc), _visit_descriptor),
     ((dict, types.MappingProxyType), _visit_mapping),
     ((list, tuple, collections.deque), _visit_sequence),
     ((set, frozenset), _visit_set),
