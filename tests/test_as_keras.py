@@ -111,7 +111,7 @@ def most_units(recipe):
     return 8 if "norm" in str(recipe) else 4  # where gradients are scaled by a norm, squares are summed in another order
 
 
-@pytest.mark.few(10)
+@pytest.mark.few(5)
 @pytest.mark.parametrize("slope", [0.0, 0.01], ids=["constant rate", "schedule"])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @each_recipe
@@ -127,7 +127,7 @@ def test_without_x64_constants_and_traced_numbers_go_where_keras_goes():
         assert_same(traced, their_path(recipe, rounded(recipe.numbers), 0.0, np.float32), most_units(recipe))
 
 
-@pytest.mark.few(6)
+@pytest.mark.few(3)
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @each_recipe
 def test_random_settings_go_where_keras_goes(recipe, dtype):

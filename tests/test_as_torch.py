@@ -86,6 +86,7 @@ def test_every_optimizer_goes_where_torch_goes(recipe, dtype, slope):
     assert_same(our_path(recipe, recipe.numbers, slope, dtype), theirs, *most_units(recipe))
 
 
+@pytest.mark.long
 def test_without_x64_constants_and_traced_numbers_go_where_torch_goes():
     theta, gradients = start().astype(np.float32), stress().astype(np.float32)
     for recipe, (constant, traced) in zip(TORCH, paths_without_x64(as_torch, TORCH)):
@@ -126,7 +127,7 @@ def test_a_traced_momentum_of_zero_is_not_dampened():
     np.testing.assert_array_equal(path(0.25), [-1, -1.75, -2.4375])
 
 
-@pytest.mark.few(12)
+@pytest.mark.few(6)
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @each_recipe
 def test_random_settings_go_where_torch_goes(recipe, dtype):

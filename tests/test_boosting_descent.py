@@ -179,6 +179,7 @@ def test_halving_ranks_by_the_mean_over_folds_of_what_is_held_out():
         gk.sweep(make, data, space, halving=gk.Halving(min_steps=6, over="folds"), **settings)
 
 
+@pytest.mark.long
 def test_a_descent_that_goes_on_grows_the_trees_of_one_that_was_never_stopped():
     booster = small(subsample=0.7, colsample_bytree=0.6, colsample_bylevel=0.7, nesterov=True)
     data = BINNED, TARGETS

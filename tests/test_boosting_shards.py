@@ -126,6 +126,7 @@ def test_several_devices_grow_the_tree_of_one_to_the_bit(by):
     assert done.stdout.strip() == "equal", done.stderr
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("by", sharding.WAYS)
 def test_one_device_shares_with_nobody(by):
     codes, slopes = problem(1)

@@ -78,7 +78,7 @@ def check(grown, root, shape):
             np.testing.assert_allclose([grown.bounds.low[number], grown.bounds.high[number]], [node.low, node.high], rtol=1e-4)
 
 
-@pytest.mark.few(10)
+@pytest.mark.few(6)
 @pytest.mark.parametrize(("grow", "name"), BY_ALL)
 @pytest.mark.parametrize("seed", range(3))
 def test_a_tree_is_the_oracles(grow, name, seed):

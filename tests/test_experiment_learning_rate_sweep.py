@@ -47,6 +47,7 @@ def write_flowers(path, drop=None):
     return str(path)
 
 
+@pytest.mark.long
 @pytest.mark.few(1)
 @pytest.mark.parametrize("settings", [["--optimizer", "adam", "--schedule", "warmup_cosine"], ["--schedule", "linear"]])
 def test_a_csv_file_with_words_for_classes(capsys, tmp_path, settings):

@@ -48,6 +48,7 @@ def numpy_loss(network, params, batch, shifts):
     return np.mean(np.log(np.exp(scores).sum(axis=1)) - scores[np.arange(len(targets)), targets])
 
 
+@pytest.mark.long
 @pytest.mark.few(1)
 @pytest.mark.parametrize("arrangement", ARRANGEMENTS)
 def test_the_gradients_of_the_layers_are_difference_quotients_of_a_loss_in_numpy(x64, arrangement):

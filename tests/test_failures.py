@@ -60,6 +60,7 @@ def test_every_failure_is_found_with_its_step_and_leaf(swept):
             assert (fit.status, fit.steps, fit.bad_leaf) == (gk.Status.DIVERGED, step - 1, leaves.get(way, "loss")), (way, step)
 
 
+@pytest.mark.few(1)
 def test_parameters_at_rest_are_those_of_the_sound_run_after_as_many_steps(swept):
     """All members share key and order, so that the sound one passes through every resting place."""
     hidden = {0: init_net(jax.random.key(0))["hidden"]}

@@ -73,7 +73,7 @@ def assert_went_on(module, params, rtol=1e-12):
         np.testing.assert_allclose(np.asarray(params[name], np.float64), theta.detach().double().numpy(), rtol=rtol, atol=rtol)
 
 
-@pytest.mark.few(8)
+@pytest.mark.few(4)
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("steps", [0, 7])
 @pytest.mark.parametrize(("name", "options"), OPTIMIZERS, ids=[f"{name} {' '.join(options)}" for name, options in OPTIMIZERS])

@@ -81,6 +81,7 @@ def test_where_there_is_no_minimum_there_is_no_derivative():
     assert jnp.isnan(flat)
 
 
+@pytest.mark.long
 def test_complex_residuals_count_with_both_parts():
     turns = jnp.arange(5.0)
 
@@ -109,6 +110,7 @@ def test_at_a_limit_the_error_is_not_said_to_be_small():
     assert found.error > 1e-3 * min(true_error, 1)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("way", ["residuals", pytest.param("one number", marks=SLOW)])
 @pytest.mark.parametrize("name", [name if name in ("MGH10", "Bennett5") else pytest.param(name, marks=SLOW) for name in PROBLEMS])
 def test_hard_regressions_are_solved_from_both_starts(name, way):

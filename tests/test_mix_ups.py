@@ -165,7 +165,7 @@ def test_an_error_in_one_chunk_stops_the_others(monkeypatch):
     assert len(calls) < 5000
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     "optimizer",
     [

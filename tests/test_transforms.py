@@ -114,7 +114,7 @@ def test_dtypes_stay_under_x64(case):
     assert {leaf.dtype for leaf in jax.tree.leaves((path, updates))} == {jnp.dtype("float32")}
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @each_transform
 def test_jit_equals_eager_a_map_a_loop_and_traced_numbers_constants(case):
     found = mapped()[0][case.name]

@@ -40,7 +40,7 @@ def loaded(text):
 NEW = np.concatenate([FEATURES + np.float32(0.01) * (np.arange(4) < 3), FEATURES]).astype(np.float32)
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("objective", TARGETS)
 @pytest.mark.parametrize("categorical", [(), pytest.param((3,), marks=pytest.mark.long)])
 def test_xgboost_predicts_what_we_predict(objective, categorical):
@@ -89,6 +89,7 @@ def test_a_model_of_xgboost_predicts_here_what_it_predicts_there(objective):
     np.testing.assert_allclose(ours, [told.get(f"f{f}", 0) for f in range(4)], rtol=1e-3)
 
 
+@pytest.mark.long
 def test_what_cannot_travel_is_refused():
     ensemble, binned = fitted("reg:squarederror")
     with pytest.raises(ValueError, match=r"`objective` must be one of .*, got 'rank:ndcg'"):
