@@ -36,5 +36,5 @@ def norm(x: jax.Array, order: Any = 2) -> jax.Array:
     if order in (0, 1, jnp.inf, -jnp.inf):  # without a root
         return jnp.linalg.norm(sizes, order)
     total = jnp.sum(sizes ** jnp.asarray(order, x.dtype))
-    is_zero = total == 0
-    return jnp.where(is_zero, 0, jnp.power(jnp.where(is_zero, 1, total), 1 / jnp.asarray(order, x.dtype)))
+    is_nothing = total == 0
+    return jnp.where(is_nothing, 0, jnp.power(jnp.where(is_nothing, 1, total), 1 / jnp.asarray(order, x.dtype)))

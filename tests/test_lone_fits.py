@@ -50,7 +50,6 @@ def some_are_long(*short):
     return [name if name in short else pytest.param(name, marks=pytest.mark.long) for name in OPTIMIZERS]
 
 
-@pytest.mark.few(3)
 @pytest.mark.parametrize("name", some_are_long("sgd: momentum", "adam: b1"))
 def test_with_bfloat16_parameters_every_number_of_plain_optax_follows_the_lone_fit_to_the_bit(name):
     assert are_equal(name, jnp.bfloat16)
@@ -62,7 +61,6 @@ def test_under_x64_swept_numbers_are_as_exact_as_constants(x64, name, dtype):
     assert are_equal(name, dtype)
 
 
-@pytest.mark.few(3)
 @pytest.mark.parametrize("name", some_are_long("adam: b1", "adamw: decay"))
 def test_in_float32_only_a_number_that_meets_another_number_first_differs_from_a_constant(name):
     assert are_equal(name, np.float32) == (name not in MEETS_A_NUMBER_FIRST)

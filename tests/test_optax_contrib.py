@@ -105,7 +105,7 @@ WRAPPED = {
 }
 SEARCHES = (optax.ScaleByBacktrackingLinesearchState, optax.ScaleByZoomLinesearchState)
 ALL = {**MAKERS, **WRAPPED}
-QUICK = ("sam", "sam within", "schedule_free_sgd", "schedule_free in a partition", "sophia", "momo")
+QUICK = ("sam", "schedule_free_sgd", "sophia")
 each = [name if name in QUICK else pytest.param(name, marks=pytest.mark.long) for name in ALL]
 
 
@@ -165,14 +165,17 @@ def test_no_name_of_contrib_is_left_out():
     assert names - states == set(MAKERS) | set(REFUSED) | NO_OPTIMIZERS
 
 
-@pytest.mark.few(3)
 @pytest.mark.parametrize("name", each)
-def test_a_fit_and_a_sweep_go_where_a_loop_over_optax_goes(name):
+def test_a_fit_and_a_sweep_go_where_a_loop_over_optax_goes(name, request, monkeypatch):
+    if name == "muon":  # each of its five Newton-Schulz steps bends what is rounded otherwise by 3.4
+        request.getfixturevalue("x64")
+        for part in ("START", "DATA"):
+            doubled = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), globals()[part])
+            monkeypatch.setitem(globals(), part, doubled)
     make = ALL[name]
     params, state = by_hand(make, RATE)
     fit = gk.fit(gk.descent(loss, START, make(RATE)), DATA, steps=STEPS, progress=False)
-    # what is rounded otherwise grows by 3.4 in each of muon's five Newton-Schulz steps
-    close = functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=3e-5 if name == "muon" else 2e-6)
+    close = functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-6)
     jax.tree.map(close, fit.state.params, params)
     jax.tree.map(close, fit.params, evaluated(params, state))
     space, plan = gk.grid(rate=[RATE, RATE / 2]), gk.Plan(width=1 if "galore" in name else 2)  # which decomposes matrices

@@ -26,7 +26,8 @@ class Root(NamedTuple):
 class Bracket(NamedTuple):
     """The last values seen below a boundary and the first beyond it, infinite while there are none; with their slopes' sizes.
 
-    Where ``edge`` is infinite, nothing more is sought beyond it.
+    While an end is missing, ``edge`` is looked at: zero first, then the scale, then ever farther by factors of ``growth``. Where
+    it is infinite, nothing more is sought beyond it.
     """
 
     low: jax.Array

@@ -66,7 +66,7 @@ def intercept(rows: Rows, derivatives: Derivatives) -> jax.Array:
         found = are_found(value)
         return sweep + 1, jax.lax.cond(found.all(), lambda value: value, search, value), value, found
 
-    nowhere = jnp.full_like(zero, False, bool)
+    nowhere = jnp.zeros_like(zero, bool)
     start = jnp.where(jnp.isfinite(start), start, 0)
     _, value, _, found = jax.lax.while_loop(is_going, advance, (0, start, start + jnp.inf, nowhere))
     return jnp.where(found, value, jnp.nan)[0]

@@ -21,7 +21,7 @@ from gradkit.boosting.growing import Bounds
 from gradkit.boosting.splits import Penalties, Sums, weight
 
 HALVINGS = 30
-SWEEPS = 3
+SWEEPS = 3  # over the scores of a leaf, where one alone does not settle another
 SLACK = 1e-6  # of the leaf's loss: what rounding may add to it
 SUFFICIENT = 0.1  # of what the slope promises: a step that gains less is too long, even if it gains
 RIDGE = 1e-6  # of the diagonal of a leaf's matrix
@@ -189,7 +189,7 @@ def _bisect(rows: Rows, derivatives: Derivatives, penalties: Penalties) -> jax.A
         moved = jax.lax.cond(is_settled.all(), lambda: value, lambda: bisection.in_turn(slope, start, scale))
         return sweep + 1, jnp.where(is_settled, value, moved), is_settled
 
-    return jax.lax.while_loop(is_going, search, (0, value, like[:, :1] > 0))[1]
+    return jax.lax.while_loop(is_going, search, (0, value, jnp.zeros_like(like[:, :1], bool)))[1]
 
 
 def slopes(rows: Rows, derivatives: Derivatives, penalties: Penalties, value: jax.Array) -> jax.Array:

@@ -65,13 +65,18 @@ def check_finite(argument: str, data: Any):
     for place, leaf in places(argument, data):
         if not is_inexact(leaf):
             continue
-        is_on_host = not isinstance(leaf, jax.Array) or all(device.platform == "cpu" for device in leaf.devices())
-        is_bad = ~(np.isfinite(np.asarray(leaf)) if is_on_host else jnp.isfinite(leaf))  # numpy compiles nothing
+        is_bad = ~(np.isfinite(np.asarray(leaf)) if _is_on_host(leaf) else jnp.isfinite(leaf))  # numpy compiles nothing
         if is_bad.any():
             first = tuple(np.argwhere(is_bad)[0].tolist())
             words = f"{int(is_bad.sum())} of {leaf.size} values that are not (the first: {leaf[first]} at {list(first)})"
             remedy = "Remove these examples or fill the values in."
             require(False, place, f"be finite in {leaf.dtype}", Described(words), remedy)
+
+
+def _is_on_host(leaf: Any) -> bool:
+    if not isinstance(leaf, jax.Array):
+        return True
+    return leaf.is_fully_addressable and all(device.platform == "cpu" for device in leaf.devices())
 
 
 def as_numbers(place: str, leaf: Any) -> Any:
