@@ -65,7 +65,8 @@ _changing = threading.RLock()
 
 def current() -> tuple[Any, ...]:
     """The settings in force in this thread; hashable."""
-    return tuple(getattr(jax.config, name) for name in CONTEXTS) + tuple(jax.config.values[name] for name in GLOBALS)
+    everybodys = jax.config.values  # jax makes this dictionary anew each time it is asked for
+    return tuple(getattr(jax.config, name) for name in CONTEXTS) + tuple(everybodys[name] for name in GLOBALS)
 
 
 def kept() -> Settings:
