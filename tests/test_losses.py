@@ -213,6 +213,9 @@ def test_softmax_at_extreme_scores_is_exact_and_masked_classes_do_not_count():
     np.testing.assert_allclose(grad, [-0.5, 0.5, 0, 0], atol=1e-6)
     np.testing.assert_allclose(hessian, np.pad([[0.25, -0.25], [-0.25, 0.25]], (0, 2)), atol=1e-6)
     np.testing.assert_allclose(softmax_derivatives(score, 2)[0], 2e4 + np.log(2), rtol=1e-6)
+    value, grad, _ = softmax_derivatives(score, 3)  # an example of a class that is masked out
+    assert value == np.inf
+    np.testing.assert_allclose(grad, [0.5, 0.5, 0, -1], atol=1e-6)
 
 
 @pytest.mark.parametrize("target", [-1, 3, 255])

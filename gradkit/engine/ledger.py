@@ -116,9 +116,7 @@ class Ledger:
         jax.tree.map(enter, self.tail, infos)
 
     def last_rows(self, member: int) -> Info:
-        """What a member did in the last twentieth of its steps, and more, in order; also in the one that failed."""
-        if self.tail is None:
-            return jax.tree.map(lambda history: history[:, member], self.infos)
+        """What the tail has of a member: the last twentieth of its steps, and more, in order; also the one that failed."""
         num_rows, made = len(self.tail.loss), int(self.steps[member])
         has_failed = self.bad_leaf[member] is not None
         rows = np.arange(max(made + 1 - num_rows, 0), made + has_failed) % num_rows

@@ -156,14 +156,18 @@ def _without_stand_ins(losses: Any, dtype: Any) -> np.ndarray:
 
 def from_ledger(ledger: Ledger, member: int, seconds: float) -> Fit:
     """The result of one member: views of the ledger's arrays."""
-    rows, last_rows = jax.tree.map(lambda values: values[:, member], ledger.infos), ledger.last_rows(member)
+    rows = jax.tree.map(lambda values: values[:, member], ledger.infos)
     history = {"loss": rows.loss, **rows.metrics}
-    lowest = _without_stand_ins([ledger.lowest[member]], ledger.infos.loss.dtype)[0]
+    tail = history
+    if ledger.tail is not None:
+        last_rows = ledger.last_rows(member)
+        tail = {"loss": last_rows.loss, **last_rows.metrics}
+    losses = [ledger.lowest[member], ledger.start_loss[member], ledger.end_loss[member]]
+    lowest, start, end = _without_stand_ins(losses, rows.loss.dtype).tolist()
     entries = ledger.evaluations[member]
     names = entries[0][1] if entries else ()
     evaluations = {"step": np.array([step for step, _ in entries], int)}
     evaluations |= {name: np.array([values[name] for _, values in entries]) for name in names}
-    ends = _without_stand_ins([ledger.start_loss[member], ledger.end_loss[member]], ledger.infos.loss.dtype)
     return Fit(
         params=ledger.params[member],
         state=ledger.state[member],
@@ -176,11 +180,11 @@ def from_ledger(ledger: Ledger, member: int, seconds: float) -> Fit:
         reason=ledger.reason[member],
         seconds=seconds,
         every=ledger.every,
-        tail=history if ledger.every == 1 else {"loss": last_rows.loss, **last_rows.metrics},
-        lowest_loss=float(lowest) if np.isfinite(lowest) else np.nan,
+        tail=tail,
+        lowest_loss=lowest if np.isfinite(lowest) else np.nan,
         rung=int(ledger.rung[member]),
-        start_loss=float(ends[0]),
-        end_loss=float(ends[1]),
+        start_loss=start,
+        end_loss=end,
         has_moved=bool(ledger.has_moved[member]),
         zero_gradients=ledger.zero_gradients[member],
     )
