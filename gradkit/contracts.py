@@ -31,7 +31,7 @@ class Rule(NamedTuple):
 
     Attributes:
         words: What they must do: ``"lie between 0 and 1"``.
-        is_met: ``targets -> booleans`` of the same shape.
+        is_met: ``targets -> booleans`` of the same shape, both of numpy.
         remedy: What to do about others.
     """
 

@@ -65,8 +65,8 @@ _changing = threading.RLock()
 
 def current() -> tuple[Any, ...]:
     """The settings in force in this thread; hashable."""
-    everybodys = jax.config.values  # jax makes this dictionary anew each time it is asked for
-    return tuple(getattr(jax.config, name) for name in CONTEXTS) + tuple(everybodys[name] for name in GLOBALS)
+    global_values = jax.config.values  # jax makes this dictionary anew each time it is asked for
+    return tuple(getattr(jax.config, name) for name in CONTEXTS) + tuple(global_values[name] for name in GLOBALS)
 
 
 def kept() -> Settings:

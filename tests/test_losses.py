@@ -223,6 +223,11 @@ def test_a_class_that_does_not_exist_has_no_loss(target):
     assert jnp.isnan(jax.jit(losses.softmax)(jnp.zeros(3), target))
 
 
+@pytest.mark.parametrize(("target", "num_classes"), [(np.uint8(200), 256), (np.uint8(7), 1000), (np.int8(100), 300)])
+def test_a_target_may_be_of_a_type_that_cannot_hold_the_number_of_classes(target, num_classes):
+    np.testing.assert_allclose(losses.softmax(jnp.zeros(num_classes), target), np.log(num_classes), rtol=1e-6)
+
+
 def test_losses_equal_those_of_optax_where_it_has_them():
     scores, targets = jnp.array([-3.0, 0.2, 5.0]), jnp.array([1.0, 0.0, 1.0])
     for ours, theirs in [

@@ -74,6 +74,17 @@ def test_targets_within_the_range_of_a_loss_pass(loss, targets):
     gk.fit(binary(loss), (INPUTS, np.tile(np.float32(targets), 10)), steps=1, progress=False)
 
 
+@pytest.mark.parametrize("place", [np.asarray, jnp.asarray])
+def test_bytes_may_number_256_classes_and_do_not_stand_for_signs(place):
+    """In bytes 256 is 0 and -1 is 255, where they are wrapped around."""
+    pixels = np.arange(20).astype(np.uint8) + np.uint8(236)
+    wide = gk.descent(gk.objective(losses.softmax, lambda p, x: x @ p), jnp.zeros((3, 256)), optax.sgd(0.1))
+    result = gk.fit(wide, (INPUTS, place(pixels)), steps=1, progress=False)
+    np.testing.assert_allclose(result.history["loss"], np.log(256), rtol=1e-6)
+    with pytest.raises(ValueError, match=r"must be 1 for one class, 0 or -1 for the other, got 10 of 20 .*: 255 at \[1\]"):
+        gk.fit(binary(losses.hinge), (INPUTS, place(np.tile(np.uint8([0, 255]), 10))), steps=1, progress=False)
+
+
 def test_examples_of_weight_zero_may_hold_what_they_like():
     weights = np.where(LABELS == 10, 0, 1).astype(np.float32)
     assert gk.fit(classifier(), (INPUTS, LABELS, weights), steps=5, progress=False).status == gk.Status.FINISHED

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from gradkit.checks import Described, require
@@ -37,6 +36,7 @@ def target_fault(argument: str, batch: Any, rule: Rule | None) -> Fault | None:
         return None
     weights = batch[2] if len(batch) > 2 and hasattr(batch[2], "shape") else None
     for place, targets in places(f"{argument}[1]", batch[1]):
+        targets = np.asarray(targets)  # numpy compares an unsigned number with -1, or a byte with 256; jax wraps these around
         is_bad = ~np.asarray(rule.is_met(targets))
         if weights is not None and np.shape(weights) == is_bad.shape[: np.ndim(weights)]:
             is_bad = is_bad & (np.asarray(weights) != 0).reshape(*np.shape(weights), *[1] * (is_bad.ndim - np.ndim(weights)))
@@ -45,7 +45,6 @@ def target_fault(argument: str, batch: Any, rule: Rule | None) -> Fault | None:
     return None
 
 
-def _found(targets: Any, is_bad: np.ndarray) -> str:
+def _found(targets: np.ndarray, is_bad: np.ndarray) -> str:
     first = tuple(np.argwhere(is_bad)[0].tolist())
-    value = jax.device_get(targets)[first]
-    return f"{is_bad.sum()} of {is_bad.size} targets that are not so (the first: {value} at {list(first)})"
+    return f"{is_bad.sum()} of {is_bad.size} targets that are not so (the first: {targets[first]} at {list(first)})"

@@ -177,10 +177,9 @@ def softmax(score: ArrayLike, target: ArrayLike) -> Float[Array, ""]:
             "Turn one-hot targets into classes by `targets.argmax(-1)`.")  # fmt: skip
     wide = score.astype(_at_least_float32(score.dtype))
     is_target = jnp.arange(score.size) == target  # a mask, because gathers become slow scatters in the gradient
-    below = wide - jax.lax.stop_gradient(wide.max())  # how far below the highest: nothing overflows, or is lost beside it
-    is_class = (target >= 0) & (target < score.size)
-    chosen = jnp.where(is_class, jnp.sum(jnp.where(is_target, below, 0)), jnp.nan)
-    return (jnp.log(jnp.sum(jnp.exp(below))) - chosen).astype(score.dtype)
+    relative = wide - jax.lax.stop_gradient(wide.max())  # to the highest score, so that no exponential overflows
+    chosen = jnp.where(is_target.any(), jnp.sum(jnp.where(is_target, relative, 0)), jnp.nan)
+    return (jnp.log(jnp.sum(jnp.exp(relative))) - chosen).astype(score.dtype)
 
 
 @with_targets(signs)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradkit import trees
-from gradkit.contracts import Status
+from gradkit.contracts import Info, Status
 from gradkit.engine.ledger import Ledger, last_twentieth
 from gradkit.transforms.skips import NO_LOSS_YET
 
@@ -154,14 +154,15 @@ def _without_stand_ins(losses: Any, dtype: Any) -> np.ndarray:
     return np.where(losses == stand_in, np.nan, losses)
 
 
+def _by_name(rows: Info) -> dict[str, np.ndarray]:
+    return {"loss": rows.loss, **rows.metrics}
+
+
 def from_ledger(ledger: Ledger, member: int, seconds: float) -> Fit:
     """The result of one member: views of the ledger's arrays."""
     rows = jax.tree.map(lambda values: values[:, member], ledger.infos)
-    history = {"loss": rows.loss, **rows.metrics}
-    tail = history
-    if ledger.tail is not None:
-        last_rows = ledger.last_rows(member)
-        tail = {"loss": last_rows.loss, **last_rows.metrics}
+    history = _by_name(rows)
+    tail = history if ledger.tail is None else _by_name(ledger.last_rows(member))
     losses = [ledger.lowest[member], ledger.start_loss[member], ledger.end_loss[member]]
     lowest, start, end = _without_stand_ins(losses, rows.loss.dtype).tolist()
     entries = ledger.evaluations[member]
