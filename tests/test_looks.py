@@ -4,6 +4,7 @@ import itertools
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from problems import same_bits
 
@@ -112,3 +113,23 @@ def test_members_in_doubt_stay_so_where_a_chunk_splits(monkeypatch):
     monkeypatch.setattr(chunks, "launch", lacking)
     sweep = run(monkeypatch, "short")
     assert [told(fit) for fit in sweep] == [tuple(expected) for _, _, *expected in COURSES.values()]
+
+
+@pytest.mark.parametrize("order", ["shared", "per_seed"])
+@pytest.mark.parametrize("pace", ["one segment", "uneven"])
+def test_every_step_sees_the_batch_of_its_number_before_and_after_looks(monkeypatch, pace, order):
+    """A segment is given the rows up to the next look only; a row too few would go unseen in most losses."""
+    rows = np.arange(50.0, dtype=np.float32)
+
+    def loss_fn(params, batch):
+        return params**2, {"first_row": batch[0]}
+
+    lengths = itertools.cycle(PACES[pace])
+    monkeypatch.setattr(Pace, "steps", lambda self, width: next(lengths))
+    make = lambda h: gk.descent(loss_fn, jnp.float32(1), optax.sgd(h.learning_rate))  # noqa: E731
+    space = gk.grid(learning_rate=[0.1], seed=range(2)) if order == "per_seed" else gk.grid(learning_rate=[0.1, 0.2])
+    sweep = gk.sweep(make, rows, space, steps=2100, batch_size=3, order=order, key=5, progress=False)
+    source = gk.data.source(rows, batch_size=3, key=5, per_seed=order == "per_seed")
+    for seed, fit in enumerate(sweep):
+        expected = source.tickets(seed if order == "per_seed" else None, 0, 2100)[:, 0]
+        np.testing.assert_array_equal(fit.history["first_row"], rows[expected])

@@ -193,7 +193,7 @@ def _probe(run: Run, settled: Plan, width: int, like: chunks.Chunk | None) -> Pr
     begun = time.perf_counter()
     compiled = chunks.compile_segment(chunk)
     compile_seconds, segment_seconds = time.perf_counter() - started, time.perf_counter() - begun
-    tickets = here.no_tickets() if here.source.is_lockstep else here.tickets(chunk.seeds, 0)
+    tickets = here.no_tickets() if here.source.is_lockstep else here.all_tickets(chunk.seeds)
     return Probe(here, chunk, tickets, compile_seconds, segment_seconds, memory.num_bytes(compiled))
 
 

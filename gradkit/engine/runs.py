@@ -86,7 +86,7 @@ class Run(NamedTuple):
         ledger: Where their results go.
         num_steps: The most steps that a member of the sweep makes: the leading extent of growths.
         capacity: The longest segment: the leading extent of tickets and blocks.
-        shared_tickets: ``start -> tickets`` of the order that all members share, kept for the next chunk.
+        shared_tickets: ``(start, count) -> tickets`` of the order that all members share, kept for the next chunk.
         evaluate_every: Steps between evaluations, or ``None`` for the start and the end only.
         pace: How long steps take.
         keeps_state: Whether the ledger receives the final states.
@@ -102,7 +102,7 @@ class Run(NamedTuple):
     ledger: Ledger
     num_steps: int
     capacity: int
-    shared_tickets: Callable[[int], Any]
+    shared_tickets: Callable[[int, int], Any]
     evaluate_every: int | None
     pace: Pace
     keeps_state: bool = False
@@ -151,21 +151,25 @@ class Run(NamedTuple):
         return self.validation is not None and bool(self.evaluate_every) and step % self.evaluate_every == 0
 
     def tickets(self, seeds: Sequence[int | None], start: int) -> Any:
-        """The tickets of the segment from ``start``, as many as the capacity. An order per seed puts lanes second."""
-        if not self.program.is_ordered:
-            return self.shared_tickets(start)
-        per_seed = {seed: self.source.tickets(seed, start, self.capacity) for seed in set(seeds)}
-        return jax.tree.map(lambda *leaves: np.stack(leaves, 1), *[per_seed[seed] for seed in seeds])
+        """The tickets from ``start`` to the next look, which no segment passes, in the shape of all segments'."""
+        return self._tickets(seeds, start, min(self.capacity, self.next_look(start) - start))
+
+    def all_tickets(self, seeds: Sequence[int | None]) -> Any:
+        """The tickets of the longest segment from the first step on."""
+        return self._tickets(seeds, 0, self.capacity)
 
     def first_tickets(self, seeds: Sequence[int | None]) -> Any:
         """The tickets of the very first step alone, in the shape of a segment's; a stream is not read again for them."""
         if self.source.is_lockstep:
-            tickets = jax.tree.map(lambda leaf: leaf[None], self.source.example())
-        elif not self.program.is_ordered:
-            tickets = self.source.tickets(None, 0, 1)
-        else:
-            per_seed = {seed: self.source.tickets(seed, 0, 1) for seed in set(seeds)}
-            tickets = jax.tree.map(lambda *leaves: np.stack(leaves, 1), *[per_seed[seed] for seed in seeds])
+            return jax.tree.map(lambda leaf: _filled(leaf[None], self.capacity), self.source.example())
+        return self._tickets(seeds, 0, 1)
+
+    def _tickets(self, seeds: Sequence[int | None], start: int, count: int) -> Any:
+        """The tickets of ``count`` steps, filled up to the capacity. An order per seed puts lanes second."""
+        if not self.program.is_ordered:
+            return self.shared_tickets(start, count)
+        per_seed = {seed: self.source.tickets(seed, start, count) for seed in set(seeds)}
+        tickets = jax.tree.map(lambda *leaves: np.stack(leaves, 1), *[per_seed[seed] for seed in seeds])
         return jax.tree.map(lambda leaf: _filled(leaf, self.capacity), tickets)
 
     def tickets_again(self, seeds: Sequence[int | None], start: int, kept: Any) -> Any:
@@ -210,9 +214,14 @@ def capacity(outline: Outline, source: Source, num_lanes: int, num_steps: int, e
     return max(1, min(longest, SEGMENT_BYTES // max(tickets + row, 1)))
 
 
-def shared_tickets(source: Source, count: int) -> Callable[[int], Any]:
-    """``start -> tickets``, drawn once for all the chunks that come by."""
-    return functools.lru_cache(maxsize=4)(lambda start: source.tickets(None, start, count))
+def shared_tickets(source: Source, capacity: int) -> Callable[[int, int], Any]:
+    """``(start, count) -> tickets``, drawn once for all the chunks that come by, and filled up to the capacity."""
+
+    @functools.lru_cache(maxsize=4)
+    def drawn(start: int, count: int) -> Any:
+        return jax.tree.map(lambda leaf: _filled(leaf, capacity), source.tickets(None, start, count))
+
+    return drawn
 
 
 def _filled(leaf: np.ndarray, length: int) -> np.ndarray:
