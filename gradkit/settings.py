@@ -7,6 +7,7 @@ time and put back. jax's settings are changed in this file only.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -109,8 +110,8 @@ def restored(settings: Settings) -> Iterator[None]:
 
 
 def carried(function: Callable) -> Callable:
-    """The function under the settings of the thread that called this, in whichever thread it will run."""
-    settings, mesh = kept(), _mesh()
+    """The function under the settings and the context variables of the thread that called this, in whichever it will run."""
+    settings, mesh, variables = kept(), _mesh(), contextvars.copy_context()
 
     def under_settings(*args):
         with contextlib.ExitStack() as stack:
@@ -119,7 +120,8 @@ def carried(function: Callable) -> Callable:
                 stack.enter_context(jax.set_mesh(mesh))
             return function(*args)
 
-    return under_settings
+    # a context of its own for each call: two threads cannot be in one at a time
+    return lambda *args: variables.copy().run(under_settings, *args)
 
 
 def _enter(stack: contextlib.ExitStack, settings: Settings):

@@ -19,6 +19,7 @@ from gradkit.engine.reads import Reads
 
 MOST = 50_000  # tokens, about two for an object: what reaches more is not seen through
 SEEN = "<seen>"
+ANY_NAME = {"getattr", "attrgetter", "__dict__"}  # what asks for attributes by names that are not in the code
 VALUES = {type(None), bool, int, str, bytes, type(Ellipsis), type(NotImplemented), types.CodeType, range}
 
 
@@ -28,12 +29,10 @@ class Fingerprint(NamedTuple):
     Attributes:
         tokens: The key.
         is_clear: Whether it tells all: if not, what it was taken of must be traced anew each time.
-        jitted: The user's functions under ``jax.jit`` that were met: jax keeps what it traced of them, whatever they read.
     """
 
     tokens: tuple
     is_clear: bool
-    jitted: tuple[Any, ...] = ()
 
 
 def fingerprint(*things: Any) -> Fingerprint:
@@ -45,7 +44,7 @@ def fingerprint(*things: Any) -> Fingerprint:
         walk.visit_modules()
     except (RecursionError, RuntimeError, _TooMany):  # too deep, changed by another thread meanwhile, too much
         walk.is_clear = False
-    return Fingerprint(tuple(walk.tokens), walk.is_clear, tuple(walk.jitted))
+    return Fingerprint(tuple(walk.tokens), walk.is_clear)
 
 
 class _TooMany(Exception):
@@ -61,7 +60,6 @@ class _Walk:
         modules: The user's modules that it met; of these it looks at the attributes that any function met names.
         names: Those names, in order of appearance.
         has_any_name: Whether a function met may ask for an attribute by a name that is not in its code.
-        jitted: The user's functions under ``jax.jit``.
     """
 
     def __init__(self):
@@ -70,7 +68,6 @@ class _Walk:
         self.modules: dict[str, types.ModuleType] = {}
         self.names: dict[str, None] = {}
         self.has_any_name = False
-        self.jitted: list[Any] = []
         self._seen: dict[int, int] = {}
         self._alive: list[Any] = []  # or else an id may be given to another object
         self.reads: Reads | None = None  # of the function that is being looked into
@@ -114,7 +111,7 @@ class _Walk:
         namespace = function.__globals__
         self.names |= dict.fromkeys(reads.attributes)
         self.is_clear &= not reads.is_dynamic
-        self.has_any_name |= "getattr" in reads.globals
+        self.has_any_name |= not ANY_NAME.isdisjoint((*reads.globals, *reads.attributes))
         for name in reads.globals:
             if name in namespace:
                 self.tokens.append(name)

@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import itertools
 import threading
 import types
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -30,6 +31,11 @@ from gradkit.engine.fingerprints import fingerprint
 
 MOST_KEPT = 128
 LIGHT_BYTES = 2**20
+
+# jax keeps what it traced of a function (under jit or checkpoint, of the body of a scan, of branches), whatever that reads by
+# then. It takes only traces of the same context: after an edit it makes another one, after going back it finds the first.
+_edition = jax.make_user_context(None)
+_numbers = itertools.count()
 
 
 class Static:
@@ -77,9 +83,11 @@ class Kept:
     Attributes:
         traced: The last of them that was brought; it is what a program is traced from.
         anchor: The life of its ``make``, if this is to go with it.
+        number: Its edition, under which all of it is traced.
     """
 
     def __init__(self):
+        self.number = next(_numbers)
         self.traced: Callable[[], Traced | None] = lambda: None
         self.anchor: Any = None
         self._values: dict[Any, Any] = {}
@@ -156,7 +164,6 @@ def program(make, static: dict[str, Any], split: dict[str, Any], batch, evaluate
     traced = Traced(make, dict(static), batch, evaluate)
     found = _fingerprint(traced, is_ordered)
     kept = _shelf.find(found.tokens) if found.is_clear else Kept()
-    kept.once("jitted", lambda: _forget_edited(found.jitted))
     if found.is_clear:
         _shelf.present[traced] = kept, is_ordered
     return recall(Program(traced, kept, is_ordered, Static(split), 1, None))
@@ -165,18 +172,6 @@ def program(make, static: dict[str, Any], split: dict[str, Any], batch, evaluate
 def begin():
     """Before the programs of a run are asked for."""
     _shelf.present.clear()
-
-
-_traced_as: weakref.WeakKeyDictionary[Any, tuple] = weakref.WeakKeyDictionary()
-
-
-def _forget_edited(jitted: Iterable[Any]):
-    """Let jax trace anew the functions under ``jax.jit`` that read something else since it did."""
-    for function in jitted:
-        tokens = fingerprint(function.__wrapped__).tokens
-        if _traced_as.get(function) != tokens:
-            function.clear_cache()
-            _traced_as[function] = tokens
 
 
 def recall(program: Program) -> Program:
@@ -196,7 +191,8 @@ def tracing(kept: Kept, is_ordered: bool) -> Iterator[Traced]:
     """What to trace. What changes meanwhile is no edit: a list of calls that grows, a counter, a cache that fills."""
     traced = kept.traced()
     before = _fingerprint(traced, is_ordered)
-    yield traced
+    with _edition(kept.number):
+        yield traced
     if not (before.is_clear and _shelf.knows(before.tokens, kept)):
         return
     if _fingerprint(traced, is_ordered) == before:
@@ -258,7 +254,7 @@ def keyed(*functions: Any) -> Iterator[Keyed]:
     """The key of functions, to trace them within; what that changes itself is no edit, as in :func:`tracing`."""
     before = fingerprint(functions)
     kept = _shelf.find(before.tokens) if before.is_clear else Kept()
-    kept.once("jitted", lambda: _forget_edited(before.jitted))
-    yield Keyed(kept, functions)
+    with _edition(kept.number):
+        yield Keyed(kept, functions)
     if before.is_clear:
         _shelf.add_key(fingerprint(functions).tokens, kept)

@@ -16,7 +16,7 @@ OWN = pathlib.Path(__file__).parents[1]
 INSTALLED = tuple(
     f"{folder}{os.sep}" for folder in {OWN, *map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib"))}
 )
-OPAQUE = {"eval", "exec", "globals", "vars", "__import__"}  # builtins that read what the code does not name
+OPAQUE = {"eval", "exec", "globals", "vars", "__import__", "import_module"}  # they read what the code does not name
 GLOBAL = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
 ATTRIBUTE = {"LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR", "IMPORT_FROM"}
 CONSTANT = {"LOAD_CONST", "LOAD_SMALL_INT"}
@@ -52,7 +52,7 @@ def reads_of(code: types.CodeType) -> Reads:
         elif instruction.opname == "IMPORT_NAME":
             imports.append((instruction.argval, constants[-2]))  # its level and the names it takes come before it
     inner = [reads_of(constant) for constant in code.co_consts if isinstance(constant, types.CodeType)]
-    own = Reads(tuple(names), tuple(attributes), tuple(imports), not OPAQUE.isdisjoint(names))
+    own = Reads(tuple(names), tuple(attributes), tuple(imports), not OPAQUE.isdisjoint(names + attributes))
     return _union([own, *inner])
 
 

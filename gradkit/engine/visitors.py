@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import collections
+import contextvars
 import functools
 import hashlib
 import logging
+import operator
+import os
 import sys
 import threading
 import types
@@ -16,9 +19,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from gradkit.engine.kinds import IMMUTABLE, OF_CLASSES, hides_nothing, is_wrapper, slots_of
 from gradkit.engine.reads import is_installed, is_library, reads_of
 
-HEAP_TYPE = 1 << 9  # the flag of classes that are written in Python
 EMPTY, MISSING = "<empty>", "<missing>"
 DESCRIPTORS = (
     types.WrapperDescriptorType, types.MethodDescriptorType, types.ClassMethodDescriptorType, types.GetSetDescriptorType,
@@ -26,11 +29,6 @@ DESCRIPTORS = (
 )  # fmt: skip
 FIELD = type(collections.namedtuple("Point", "x").x)  # what gets the field of a named tuple
 LOCKS = (type(threading.Lock()), type(threading.RLock()))
-OF_CLASSES = {  # that say nothing of what a class does
-    "__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__annotate_func__", "__annotations_cache__",
-    "__static_attributes__", "__firstlineno__", "__orig_bases__", "__parameters__", "__match_args__", "__abstractmethods__",
-    "_abc_impl", "__slots__", "__dataclass_fields__", "__dataclass_params__",
-}  # fmt: skip
 
 
 class Same:
@@ -76,6 +74,8 @@ def _visit_function(walk: Any, function: types.FunctionType):
     walk.visit_all(function.__closure__ or ())
     if vars(function):
         walk.visit(vars(function))
+    if function is os.getenv:  # the only one of a library whose reads are known to change
+        walk.visit(os.environ)
     if not is_library(function.__globals__) and not is_installed(function.__code__.co_filename):
         walk.visit_globals(function, walk.reads)
     walk.reads = before
@@ -96,7 +96,7 @@ def _visit_module(walk: Any, module: types.ModuleType):
         return
     for name in walk.reads.attributes if walk.reads else ():
         value = vars(module).get(name, MISSING)
-        if isinstance(value, types.ModuleType) or _is_container(value):
+        if isinstance(value, types.ModuleType) or _is_container(value) or value is os.getenv:
             walk.visit(value)
         elif value is not MISSING:
             walk.tokens += (name, Same(value))
@@ -110,6 +110,7 @@ def _is_container(value: Any) -> bool:
 def _visit_class(walk: Any, kind: type):
     """By identity, as results are made of it; and a user's class by what it holds."""
     walk.tokens.append(Same(kind))
+    walk.visit(type(kind))
     module = sys.modules.get(kind.__module__)
     if module is not None and is_library(vars(module)):
         return
@@ -157,6 +158,19 @@ def _visit_reference(walk: Any, reference: weakref.ref):
     walk.visit(reference())
 
 
+def _visit_getter(walk: Any, getter: Any):
+    """What gets attributes or items by names that are no code."""
+    kind, names, *_ = getter.__reduce__()
+    walk.tokens.append(type(getter))
+    walk.visit_all((kind, names))
+    walk.names |= {part: None for name in names if isinstance(name, str) for part in name.split(".")}
+
+
+def _visit_variable(walk: Any, variable: contextvars.ContextVar):
+    walk.tokens.append(Same(variable))
+    walk.visit(variable.get(MISSING))
+
+
 def _visit_identity(walk: Any, thing: Any):
     walk.tokens += (type(thing), Same(thing))
 
@@ -179,6 +193,8 @@ def _visit_mapping(walk: Any, mapping: Any):
     for key, value in list(mapping.items()):
         walk.visit(key)
         walk.visit(value)
+    if isinstance(mapping, collections.defaultdict):
+        walk.visit(mapping.default_factory)
     _visit_subclass(walk, mapping, (dict, types.MappingProxyType))
 
 
@@ -217,59 +233,41 @@ def _visit_wrapped(walk: Any, wrapper: Any):
     """What jax or a cache wraps around a function says nothing of what it computes."""
     walk.tokens.append(type(wrapper))
     walk.visit(wrapper.__wrapped__)
-    if hasattr(wrapper, "clear_cache") and not is_library(getattr(wrapper.__wrapped__, "__globals__", {})):
-        walk.jitted.append(wrapper)
 
 
 def _visit_object(walk: Any, thing: Any):
-    """By class and state; what has no state that Python can see, by its value if it has one, else it cannot be seen through."""
+    """By class and state. What keeps state that Python cannot see cannot be seen through, unless that never changes."""
     kind = type(thing)
-    if _is_wrapper(kind) and hasattr(thing, "__wrapped__"):
+    if is_wrapper(kind) and hasattr(thing, "__wrapped__"):
         _visit_wrapped(walk, thing)
         return
     walk.visit(kind)
-    if _visit_state(walk, thing) and _is_written_in_python(kind):
-        return
-    if kind.__hash__ not in (None, object.__hash__):
-        walk.tokens.append(thing)
-    elif kind is not object and kind.__module__.split(".")[0] not in ("jax", "jaxlib"):
-        walk.is_clear = False
-    else:
+    _visit_state(walk, thing)
+    if kind is object:
         walk.tokens.append(Same(thing))
+    elif hides_nothing(kind):
+        return
+    elif issubclass(kind, IMMUTABLE):
+        walk.tokens.append(thing)
+    elif kind.__module__.split(".")[0] in ("jax", "jaxlib", "nanobind"):  # the last made what jaxlib is written in
+        has_value = kind.__hash__ not in (None, object.__hash__)
+        walk.tokens.append(thing if has_value else Same(thing))
+    else:
+        walk.is_clear = False
 
 
-def _visit_state(walk: Any, thing: Any) -> bool:
-    """The attributes of an object; whether it can have any."""
+def _visit_state(walk: Any, thing: Any):
+    """The attributes of an object."""
     state = getattr(thing, "__dict__", None)
     if state is not None:
         walk.visit(state)
-    slots = _slots(type(thing))
+    slots = slots_of(type(thing))
     for name, slot in slots:
         walk.tokens.append(name)
         try:
             walk.visit(slot.__get__(thing))
         except AttributeError:
             walk.tokens.append(EMPTY)
-    return state is not None or bool(slots)
-
-
-@functools.lru_cache(maxsize=4096)
-def _slots(kind: type) -> tuple[tuple[str, Any], ...]:
-    """The slots of a class that is written in Python, its own and those of the classes above."""
-    members = (pair for base in kind.__mro__ if base.__flags__ & HEAP_TYPE for pair in vars(base).items())
-    return tuple((name, value) for name, value in members if isinstance(value, types.MemberDescriptorType))
-
-
-@functools.lru_cache(maxsize=4096)
-def _is_wrapper(kind: type) -> bool:
-    """Whether a class is that of functions under ``jax.jit`` or with a cache."""
-    is_known = kind.__module__.split(".")[0] in ("jax", "jaxlib", "functools")
-    return is_known and (hasattr(kind, "clear_cache") or hasattr(kind, "cache_clear"))
-
-
-@functools.lru_cache(maxsize=4096)
-def _is_written_in_python(kind: type) -> bool:
-    return all(base in (object, types.SimpleNamespace) or base.__flags__ & HEAP_TYPE for base in kind.__mro__)
 
 
 VISITORS = (
@@ -285,6 +283,8 @@ VISITORS = (
     (FIELD, _visit_field),
     (slice, _by_parts("start", "stop", "step")),
     (weakref.ref, _visit_reference),
+    ((operator.attrgetter, operator.itemgetter, operator.methodcaller), _visit_getter),
+    (contextvars.ContextVar, _visit_variable),
     ((staticmethod, classmethod), _by_parts("__func__")),
     ((float, complex), _visit_number),
     ((jax.core.Tracer, jax.Array, logging.Logger, *LOCKS), _visit_identity),

@@ -1,5 +1,6 @@
 """The front door: a function and a start flow in; a :class:`Minimum` flows out."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -91,14 +92,16 @@ def minimize(
     for name, value in (("fn", fn), ("optimizer", optimizer)):
         _require_hash(name, value)
     x0 = jax.tree.map(jnp.asarray, x0)
-    traced, shapes = jax.make_jaxpr(fn, return_shape=True)(x0, *args)
-    _require_outputs(shapes, residuals)
-    if any(isinstance(const, jax.core.Tracer) for const in traced.consts):
-        # what the function closes over may be differentiated or mapped: it becomes an argument, as if it had been given
-        fn, hidden = jax.closure_convert(fn, x0, *args)
-        args = (*args, *hidden)
-    manner = Manner(residuals, escape_saddles, max_steps, may_wait_for_each_other(traced))
-    with programs.keyed(fn, optimizer) as key:
+    with contextlib.ExitStack() as stack:
+        key = stack.enter_context(programs.keyed(fn, optimizer))
+        traced, shapes = jax.make_jaxpr(fn, return_shape=True)(x0, *args)
+        _require_outputs(shapes, residuals)
+        if any(isinstance(const, jax.core.Tracer) for const in traced.consts):
+            # what the function closes over may be differentiated or mapped: it becomes an argument, as if it had been given
+            fn, hidden = jax.closure_convert(fn, x0, *args)
+            args = (*args, *hidden)
+            key = stack.enter_context(programs.keyed(fn, optimizer))
+        manner = Manner(residuals, escape_saddles, max_steps, may_wait_for_each_other(traced))
         return found(key, manner, x0, args, jnp.asarray(tolerance))
 
 

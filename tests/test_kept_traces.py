@@ -1,0 +1,236 @@
+"""What jax keeps of a function, and objects that hide what they hold: an edit is seen all the same, and so is going back."""
+
+import collections
+import contextvars
+import importlib
+import operator
+import os
+import random
+import sys
+import threading
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pandas as pd
+import pytest
+from test_edits import first_loss, towards
+from test_sweeps import compilations
+
+import gradkit as gk
+
+X = jnp.ones(4)
+FACTOR = 1.0
+
+
+def scaled(w):
+    """What the others call."""
+    return w * FACTOR
+
+
+def body(carry, w):
+    """Of a scan."""
+    return carry + scaled(w), None
+
+
+def unscaled(w):
+    """Another branch."""
+    return w
+
+
+jitted = jax.jit(scaled)
+jitted_twice = jax.jit(lambda w: jitted(w))
+checkpointed = jax.checkpoint(scaled)
+with_rule = jax.custom_vjp(scaled)
+with_rule.defvjp(lambda w: (scaled(w), None), lambda _, slope: (slope * FACTOR,))
+WAYS = {
+    "jit": lambda w: jitted(w).sum(),
+    "jit in jit": lambda w: jitted_twice(w).sum(),
+    "scan": lambda w: jax.lax.scan(body, 0.0, w)[0],
+    "cond": lambda w: jax.lax.cond(w.sum() > -99, scaled, unscaled, w).sum(),
+    "switch": lambda w: jax.lax.switch(jnp.int32(w.sum() > 99), [scaled, unscaled], w).sum(),
+    "checkpoint": lambda w: checkpointed(w).sum(),
+    "custom_vjp": lambda w: with_rule(w).sum(),
+    "map": lambda w: jax.lax.map(scaled, w).sum(),
+    "fori_loop": lambda w: jax.lax.fori_loop(0, 1, lambda _, w: scaled(w), w).sum(),
+    "vmap": lambda w: jax.vmap(scaled)(w).sum(),
+}
+
+
+def factor_seen(way, width=1):
+    """The loss at parameters of one, which is four times the factor; at a new width everything is traced anew."""
+    make = lambda h: gk.descent(lambda w, batch: WAYS[way](w * batch), jnp.ones(4), optax.sgd(h.learning_rate))  # noqa: E731
+    space, plan = gk.grid(learning_rate=[0.1] * width), gk.Plan(width=width)
+    sweep = gk.sweep(make, X, space, steps=1, plan=plan, progress=False)
+    return float(sweep[0].history["loss"][0]) / 4
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_sweep_sees_an_edit_and_the_way_back_whatever_jax_kept(way, monkeypatch):
+    assert factor_seen(way) == 1.0
+    monkeypatch.setitem(globals(), "FACTOR", 2.0)
+    assert factor_seen(way) == 2.0
+    monkeypatch.setitem(globals(), "FACTOR", 1.0)
+    assert compilations(lambda: factor_seen(way)) == 0
+    assert factor_seen(way, width=2) == 1.0  # by way of what jax keeps
+
+
+@pytest.mark.parametrize("way", ["jit in jit", "scan", "checkpoint"])
+def test_a_lone_fit_and_a_minimum_see_an_edit_whatever_jax_kept(way, monkeypatch):
+    descent = gk.descent(lambda w, batch: WAYS[way](w), jnp.ones(4), optax.sgd(1.0))
+    distance = lambda w: (WAYS[way](w[None]) - 4.0) ** 2  # noqa: E731
+    fit = lambda: float(gk.fit(descent, X, steps=1, progress=False).params[0])  # noqa: E731
+    found = lambda: float(gk.minimize(distance, jnp.zeros(())).params)  # noqa: E731
+    assert fit() == 0.0 and found() == pytest.approx(4.0, rel=1e-4)
+    monkeypatch.setitem(globals(), "FACTOR", 2.0)
+    assert fit() == -1.0 and found() == pytest.approx(2.0, rel=1e-4)
+
+
+def test_a_function_of_the_users_keeps_what_jax_compiled_of_it(monkeypatch):
+    count = []
+
+    @jax.jit
+    def own(w):
+        count.append(w)
+        return w * FACTOR
+
+    own(X)
+    gk.fit(gk.descent(lambda w, batch: own(w).sum(), jnp.ones(4), optax.sgd(1.0)), X, steps=1, progress=False)
+    traced = len(count)
+    own(X)
+    assert len(count) == traced
+
+
+def a_frame(monkeypatch):
+    """Of pandas, with one number in it replaced."""
+    frame = pd.DataFrame({"x": [3.0, 4.0], "name": ["a", "b"]})
+    return lambda: frame["x"].to_numpy()[0], lambda: frame.isetitem(0, [5.0, 4.0])
+
+
+def another_frame(monkeypatch):
+    """In the place of the first, in a closure."""
+    frames = [pd.DataFrame({"x": [3.0]})]
+    return lambda: frames[0]["x"].to_numpy()[0], lambda: frames.__setitem__(0, pd.DataFrame({"x": [5.0]}))
+
+
+def a_random_state(monkeypatch):
+    """Of Python's generator, whose next number is another one then."""
+    generator = random.Random(0)
+
+    def read():
+        before = generator.getstate()
+        number = generator.choice([3.0, 3.0])
+        generator.setstate(before)
+        return number + 2 * (generator.getstate() != start)
+
+    start = generator.getstate()
+    return read, lambda: generator.seed(1)
+
+
+def a_default_factory(monkeypatch):
+    """Of a dictionary."""
+    numbers = collections.defaultdict(lambda: 3.0)
+
+    def edit():
+        numbers.clear()
+        numbers.default_factory = lambda: 5.0
+
+    return lambda: numbers["any"], edit
+
+
+def an_attribute_of_a_metaclass(monkeypatch):
+    """Which classes have, too."""
+
+    class Meta(type):
+        number = 3.0
+
+    class Kind(metaclass=Meta):
+        pass
+
+    return lambda: Kind.number, lambda: setattr(Meta, "number", 5.0)
+
+
+def a_variable_of_the_environment(monkeypatch):
+    """By the function that asks for it."""
+    monkeypatch.setenv("GRADKIT_TEST_NUMBER", "3")
+    return lambda: float(os.getenv("GRADKIT_TEST_NUMBER")), lambda: monkeypatch.setenv("GRADKIT_TEST_NUMBER", "5")
+
+
+def a_context_variable(monkeypatch):
+    """Set to another value."""
+    variable = contextvars.ContextVar("number", default=3.0)
+    return variable.get, lambda: variable.set(5.0)
+
+
+def a_view_of_memory(monkeypatch):
+    """Of an array of numbers."""
+    numbers = np.array([3.0])
+    view = memoryview(numbers)
+    return lambda: view[0], lambda: numbers.__setitem__(0, 5.0)
+
+
+def module_with(monkeypatch, read):
+    """A module of the user's, and a way to read its number."""
+    module = types.ModuleType("of_the_user")
+    module.number = 3.0
+    monkeypatch.setitem(sys.modules, "of_the_user", module)
+    return lambda: read(module), lambda: setattr(module, "number", 5.0)
+
+
+def the_dictionary_of_a_module(monkeypatch):
+    """By name."""
+    return module_with(monkeypatch, lambda module: module.__dict__["number"])
+
+
+def a_getter(monkeypatch):
+    """By an operator that knows the name."""
+    return module_with(monkeypatch, operator.attrgetter("number"))
+
+
+def an_imported_module(monkeypatch):
+    """By a name that is no code."""
+    return module_with(monkeypatch, lambda _: importlib.import_module("of_the_user").number)
+
+
+EDITS = [
+    a_frame, another_frame, a_random_state, a_default_factory, an_attribute_of_a_metaclass, a_variable_of_the_environment,
+    a_context_variable, a_view_of_memory, the_dictionary_of_a_module, a_getter, an_imported_module,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("edited", EDITS, ids=lambda edited: edited.__name__)
+def test_what_hides_what_it_holds_may_be_edited(edited, monkeypatch):
+    read, edit = edited(monkeypatch)
+    make = towards(read)
+    assert first_loss(make) == 9.0
+    edit()
+    assert first_loss(make) == 25.0
+
+
+def test_a_tensor_of_torch_may_be_edited_in_place_and_in_a_jitted_function():
+    torch = pytest.importorskip("torch")
+    tensor = torch.full((2,), 3.0)
+    jitted = jax.jit(lambda: jnp.float32(float(tensor[0])))
+    makes = [towards(lambda: float(tensor[0])), towards(lambda: jitted())]
+    assert [first_loss(make) for make in makes] == [9.0, 9.0]
+    tensor.fill_(5.0)
+    assert [first_loss(make) for make in makes] == [25.0, 25.0]
+
+
+def test_context_variables_of_the_caller_hold_in_the_threads_of_a_run():
+    scale = contextvars.ContextVar("scale", default=1.0)
+    seen = set()
+
+    def loss(w, batch):
+        seen.add(threading.current_thread())
+        return jnp.mean((scale.get() * w * batch) ** 2)
+
+    scale.set(2.0)
+    fit = gk.fit(gk.descent(loss, jnp.ones(()), optax.sgd(0.1)), X, steps=1, progress=False)
+    space = gk.grid(learning_rate=[0.1, 0.2])
+    make = lambda h: gk.descent(loss, jnp.ones(()), optax.sgd(h.learning_rate))  # noqa: E731
+    sweep = gk.sweep(make, X, space, steps=1, plan=gk.Plan(width=1), progress=False)
+    assert [each.history["loss"][0] for each in (fit, *sweep)] == [4.0, 4.0, 4.0]
+    assert len(seen) > 1  # or nothing was shown
