@@ -209,6 +209,17 @@ def test_what_hides_what_it_holds_may_be_edited(edited, monkeypatch):
     assert first_loss(make) == 25.0
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.int64, np.float32])
+def test_an_array_changed_in_place_is_seen_though_jax_keeps_what_it_converted(dtype):
+    numbers = [np.array([3], dtype)]
+    make = towards(lambda: jnp.sum(jnp.ones(1) * numbers[0]))
+    assert first_loss(make) == 9.0
+    numbers[0][0] = 5
+    assert first_loss(make) == 25.0
+    numbers[0] = np.array([5], dtype)
+    assert first_loss(make) == 25.0
+
+
 def test_a_tensor_of_torch_may_be_edited_in_place_and_in_a_jitted_function():
     torch = pytest.importorskip("torch")
     tensor = torch.full((2,), 3.0)

@@ -12,7 +12,10 @@ import importlib.util
 import sys
 import types
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
 
 from gradkit.engine import visitors
 from gradkit.engine.reads import Reads
@@ -23,16 +26,19 @@ ANY_NAME = {"getattr", "attrgetter", "__dict__"}  # what asks for attributes by 
 VALUES = {type(None), bool, int, str, bytes, type(Ellipsis), type(NotImplemented), types.CodeType, range}
 
 
-class Fingerprint(NamedTuple):
+@dataclass(frozen=True)
+class Fingerprint:
     """What is read.
 
     Attributes:
         tokens: The key.
         is_clear: Whether it tells all: if not, what it was taken of must be traced anew each time.
+        arrays: The arrays of NumPy that were met, each with its digest.
     """
 
     tokens: tuple
     is_clear: bool
+    arrays: tuple[tuple[np.ndarray, bytes], ...] = field(default=(), compare=False)
 
 
 def fingerprint(*things: Any) -> Fingerprint:
@@ -44,7 +50,7 @@ def fingerprint(*things: Any) -> Fingerprint:
         walk.visit_modules()
     except (RecursionError, RuntimeError, _TooMany):  # too deep, changed by another thread meanwhile, too much
         walk.is_clear = False
-    return Fingerprint(tuple(walk.tokens), walk.is_clear)
+    return Fingerprint(tuple(walk.tokens), walk.is_clear, tuple(walk.arrays))
 
 
 class _TooMany(Exception):
@@ -59,6 +65,7 @@ class _Walk:
         is_clear: Whether it could look into everything.
         modules: The user's modules that it met; of these it looks at the attributes that any function met names.
         names: Those names, in order of appearance.
+        arrays: The arrays of NumPy.
         has_any_name: Whether a function met may ask for an attribute by a name that is not in its code.
     """
 
@@ -68,6 +75,7 @@ class _Walk:
         self.modules: dict[str, types.ModuleType] = {}
         self.names: dict[str, None] = {}
         self.has_any_name = False
+        self.arrays: list[tuple[np.ndarray, bytes]] = []
         self._seen: dict[int, int] = {}
         self._alive: list[Any] = []  # or else an id may be given to another object
         self.reads: Reads | None = None  # of the function that is being looked into

@@ -19,11 +19,12 @@ import itertools
 import threading
 import types
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from gradkit.contracts import Descent, Hyper
@@ -163,6 +164,7 @@ def program(make, static: dict[str, Any], split: dict[str, Any], batch, evaluate
     """The program of what is to be traced, of a single lane. What was kept of an equal one comes with it."""
     traced = Traced(make, dict(static), batch, evaluate)
     found = _fingerprint(traced, is_ordered)
+    _forget_changed(found.arrays)
     kept = _shelf.find(found.tokens) if found.is_clear else Kept()
     if found.is_clear:
         _shelf.present[traced] = kept, is_ordered
@@ -172,6 +174,25 @@ def program(make, static: dict[str, Any], split: dict[str, Any], batch, evaluate
 def begin():
     """Before the programs of a run are asked for."""
     _shelf.present.clear()
+
+
+_digests: dict[int, tuple[weakref.ref, bytes]] = {}  # of arrays, by id
+
+
+def _forget_changed(arrays: Iterable[tuple[np.ndarray, bytes]]):
+    """Let jax forget what it made of an array that was changed in place.
+
+    An array of a type that it converts (float64, int64) it converts once, and as long as any program holds what came out, it
+    takes that for the array.
+    """
+    for array, digest in arrays:
+        if jax.dtypes.canonicalize_dtype(array.dtype) == array.dtype:
+            continue
+        number = id(array)
+        reference, before = _digests.get(number, (lambda: None, digest))
+        if reference() is array and before != digest:
+            jax.clear_caches()
+        _digests[number] = weakref.ref(array, lambda _, number=number: _digests.pop(number, None)), digest
 
 
 def recall(program: Program) -> Program:
@@ -253,6 +274,7 @@ class Keyed(NamedTuple):
 def keyed(*functions: Any) -> Iterator[Keyed]:
     """The key of functions, to trace them within; what that changes itself is no edit, as in :func:`tracing`."""
     before = fingerprint(functions)
+    _forget_changed(before.arrays)
     kept = _shelf.find(before.tokens) if before.is_clear else Kept()
     with _edition(kept.number):
         yield Keyed(kept, functions)

@@ -180,7 +180,9 @@ def _visit_numpy_array(walk: Any, array: np.ndarray):
     if array.dtype.hasobject:
         walk.visit_all(array.ravel().tolist())
     else:
-        walk.tokens.append(hashlib.sha256(np.ascontiguousarray(array).tobytes()).digest())
+        digest = hashlib.sha256(np.ascontiguousarray(array).tobytes()).digest()
+        walk.tokens.append(digest)
+        walk.arrays.append((array, digest))
     walk.visit(getattr(array, "__dict__", None))
 
 
