@@ -150,7 +150,7 @@ CASES = {
     "a plan of half a thread": (
         lambda: sweep(plan=gk.Plan(threads=0.5)), TypeError, "`plan.threads` must be a whole number"),
     "a plan for another sweep": (
-        lambda: sweep(plan=gk.plan(adam_net, (X, Y), gk.grid(learning_rate=[0.1] * 3), steps=5, plan=gk.Plan(width=1))),
+        lambda: sweep(plan=gk.plan(adam_net, (X, Y), gk.grid(learning_rate=[0.1, 0.2, 0.3]), steps=5, plan=gk.Plan(width=1))),
         ValueError, "`plan` must be made for these programs, members, .* got one for 3 members of program"),
     "a plan of a sweep that cannot be": (
         lambda: bare(gk.plan)(adam_net, (X, Y), SPACE, steps=0), ValueError, "`steps` must be a whole number of at least 1"),

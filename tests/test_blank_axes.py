@@ -141,10 +141,16 @@ def test_a_lone_seed_stays_as_it_was_written():
     assert found.hyper == ({"learning_rate": 0.1, "seed": 3},) and not found.note()
 
 
-def test_members_that_were_written_twice_run_twice():
+def test_members_that_were_written_twice_run_once_and_are_no_replicates():
     make = lambda h: gk.descent(net_loss, init_net, optax.sgd(h.learning_rate))  # noqa: E731
-    assert prepared(make, gk.grid(learning_rate=[0.1, 0.1])).found.run_by == (0, 1)
-    assert readings.read([{"a": 1}, {"a": 1}], [{"a"}] * 2).run_by == (0, 1)
+    for space in (gk.grid(learning_rate=[0.1, 0.1, 0.2]), gk.grid(learning_rate=[0.1]) + gk.grid(learning_rate=[0.1, 0.2])):
+        found = prepared(make, space).found
+        assert found.run_by == (0, 0, 2)
+        assert found.note() == ["1 of the 3 members equal others in all they read, and share their run"]
+    sweep = gk.sweep(make, DATA, space, steps=3, progress=False)
+    assert len(sweep) == 3 and sweep[0].losses.tolist() == sweep[1].losses.tolist()
+    assert "one member per value does not show the noise" in str(sweep)
+    assert sweep.best(over=None).members == (2,)
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,7 @@ def test_a_plan_is_settled_for_members_and_machine():
     assert plan.guess(settled, 6, 10**4) == 3
     assert settled.lanes(4) == 4
     make = lambda h: gk.descent(net_loss, init_net, optax.sgd(h.learning_rate))  # noqa: E731
-    sweep = gk.sweep(make, DATA, gk.grid(learning_rate=[0.1] * 6), steps=2, plan=gk.Plan(width=100), progress=False)
+    sweep = gk.sweep(make, DATA, gk.grid(learning_rate=gk.linspace(0.1, 0.2, 6)), steps=2, plan=gk.Plan(width=100), progress=False)
     assert (sweep.plan.programs[0].widths, sweep.plan.programs[0].num_chunks) == ((6,), 1)
 
 
@@ -145,10 +145,10 @@ def test_equal_static_values_share_a_program_and_unhashable_ones_are_told_apart(
 
 
 def test_rerunning_a_segment_repeats_its_bits():
-    space = gk.zipped(failure=[SOUND] * 5, step=[0] * 5)
+    space = gk.zipped(failure=[SOUND] * 5, step=range(5))
     alone = gk.sweep(failing, DATA, space, steps=220, batch_size=16, plan=gk.Plan(width=5), progress=False)
     struck = gk.sweep(
-        failing, DATA, gk.zipped(failure=[SOUND] * 4 + [PARAMETER], step=[0] * 4 + [137]), steps=220, batch_size=16,
+        failing, DATA, gk.zipped(failure=[SOUND] * 4 + [PARAMETER], step=[0, 1, 2, 3, 137]), steps=220, batch_size=16,
         plan=gk.Plan(width=5), progress=False,
     )  # fmt: skip
     assert same_bits([fit.params for fit in alone.fits[:4]], [fit.params for fit in struck.fits[:4]])

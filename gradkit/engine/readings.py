@@ -35,11 +35,13 @@ class Readings(NamedTuple):
 
     def note(self) -> list[str]:
         """What a reader of the table must know."""
-        if not self.unread:
-            return []
         shared, number = len(self.run_by) - len(self.own), len(self.run_by)
-        told = f"{', '.join(self.unread)}: blank for members whose program does not read it"
-        return [f"{told}; {shared} of the {number} members equal others in all they read, and share their run"]
+        told = []
+        if self.unread:
+            told.append(f"{', '.join(self.unread)}: blank for members whose program does not read it")
+        if shared:
+            told.append(f"{shared} of the {number} members equal others in all they read, and share their run")
+        return ["; ".join(told)] if told else []
 
 
 def names_read(run: Run, static: Collection[str]) -> frozenset[str]:
@@ -53,9 +55,7 @@ def names_read(run: Run, static: Collection[str]) -> frozenset[str]:
 
 
 def read(members: Sequence[dict[str, Any]], names: Sequence[Collection[str]]) -> Readings:
-    """Leave out what members do not read, and find those that are equal because of it.
-
-    Members that were written twice, value for value, run twice.
+    """Leave out what members do not read, and find those that are equal then, or were written twice.
 
     Args:
         members: The hyper-parameters of each.
@@ -72,8 +72,7 @@ def read(members: Sequence[dict[str, Any]], names: Sequence[Collection[str]]) ->
         equal.setdefault(Static(own), []).append(position)
     run_by = list(range(len(members)))
     for positions in equal.values():
-        if any(len(hyper[position]) < len(members[position]) for position in positions):
-            for position in positions:
-                run_by[position] = positions[0]
+        for position in positions:
+            run_by[position] = positions[0]
     unread = (name for member, own in zip(members, hyper) for name in member if name not in own)
     return Readings(hyper, tuple(run_by), tuple(dict.fromkeys(unread)))
