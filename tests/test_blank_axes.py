@@ -9,7 +9,7 @@ from problems import init_net, net_loss, regression_data, same_bits
 
 import gradkit as gk
 from gradkit import requests
-from gradkit.engine import readings, segment
+from gradkit.engine import segment
 
 QUIET = {"progress": False}
 DATA = regression_data()

@@ -131,7 +131,9 @@ def test_a_plan_is_settled_for_members_and_machine():
     assert plan.guess(settled, 6, 10**4) == 3
     assert settled.lanes(4) == 4
     make = lambda h: gk.descent(net_loss, init_net, optax.sgd(h.learning_rate))  # noqa: E731
-    sweep = gk.sweep(make, DATA, gk.grid(learning_rate=gk.linspace(0.1, 0.2, 6)), steps=2, plan=gk.Plan(width=100), progress=False)
+    sweep = gk.sweep(
+        make, DATA, gk.grid(learning_rate=gk.linspace(0.1, 0.2, 6)), steps=2, plan=gk.Plan(width=100), progress=False
+    )
     assert (sweep.plan.programs[0].widths, sweep.plan.programs[0].num_chunks) == ((6,), 1)
 
 

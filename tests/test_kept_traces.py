@@ -62,7 +62,7 @@ WAYS = {
 def factor_seen(way, width=1):
     """The loss at parameters of one, which is four times the factor; at a new width everything is traced anew."""
     make = lambda h: gk.descent(lambda w, batch: WAYS[way](w * batch), jnp.ones(4), optax.sgd(h.learning_rate))  # noqa: E731
-    space, plan = gk.grid(learning_rate=gk.linspace(0.1, 0.2, width)), gk.Plan(width=width)
+    space, plan = gk.grid(learning_rate=[0.1 * (lane + 1) for lane in range(width)]), gk.Plan(width=width)
     sweep = gk.sweep(make, X, space, steps=1, plan=plan, progress=False)
     return float(sweep[0].history["loss"][0]) / 4
 

@@ -161,7 +161,9 @@ def test_an_error_in_one_chunk_stops_the_others(monkeypatch):
 
     monkeypatch.setattr(chunk, "settle", failing)
     with pytest.raises(RuntimeError, match="out of luck"):
-        gk.sweep(adam_net, DATA, gk.grid(learning_rate=[0.1, 0.2, 0.3, 0.4]), steps=10**6, plan=gk.Plan(width=1, threads=2), **QUIET)
+        gk.sweep(
+            adam_net, DATA, gk.grid(learning_rate=[0.1, 0.2, 0.3, 0.4]), steps=10**6, plan=gk.Plan(width=1, threads=2), **QUIET
+        )
     assert len(calls) < 5000
 
 
