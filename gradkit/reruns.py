@@ -16,7 +16,7 @@ import numpy as np
 
 from gradkit import checks, requests, settings, travels, trees
 from gradkit.contracts import Source
-from gradkit.engine import compilation
+from gradkit.engine import compilation, programs
 from gradkit.engine import group as groups
 from gradkit.engine.group import Course
 from gradkit.engine.holdings import Holding, take_up
@@ -58,7 +58,10 @@ class Reruns:
             run = take_up(holding)
             course = groups.lone_course(run, index) if is_alone else self.courses[member]
             plan = groups.lone_plan() if is_alone else _here(self.plan)
-            ledger = groups.replay(run, plan, index, course, is_interrupted)
+            given, remedy = checks.Described("none"), "sweep.refit(member) makes all its steps."
+            checks.require(course.end > 0, "member", "have made steps that can be repeated", given, remedy)
+            with programs.repeating():
+                ledger = groups.replay(run, plan, index, course, is_interrupted)
         result = from_ledger(ledger, 0, time.perf_counter() - started)
         return replace(result, params=on_device(result.params), state=on_device(result.state))
 

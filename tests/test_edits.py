@@ -375,6 +375,21 @@ def test_a_replay_repeats_the_sweep_and_not_the_edit(monkeypatch):
     assert float(sweep.replay(0).history["loss"][0]) == 9.0
 
 
+@pytest.mark.parametrize("again", ["refit", "replay"])
+def test_what_would_run_the_edit_in_place_of_the_sweep_is_refused(again, monkeypatch):
+    make = towards(lambda: TARGET)
+    space = gk.grid(learning_rate=[0.1, 0.2, 0.3])
+    sweep = gk.sweep(make, X, space, steps=1, plan=gk.Plan(width=3), progress=False)
+    monkeypatch.setitem(globals(), "TARGET", 5.0)
+    if again == "replay":
+        jax.clear_caches()
+    message = "`sweep` must be run again by the functions that it ran, got functions that read something else by now. Undo"
+    with pytest.raises(ValueError, match=message):
+        getattr(sweep, again)(0)
+    monkeypatch.setitem(globals(), "TARGET", 3.0)
+    assert float(getattr(sweep, again)(0).history["loss"][0]) == 9.0
+
+
 CELL = """
 rates = {"momentum": 0.5}
 def loss(w, batch):

@@ -314,6 +314,11 @@ def test_an_interrupt_returns_what_there_is(is_streamed, monkeypatch):
     assert (sweep[1].steps, sweep[1].params) == (0, None)
     assert np.isfinite(sweep[0].losses).all()
     assert "2 stopped" in repr(sweep)
+    again = sweep.replay(0)
+    assert (again.status, again.steps) == (sweep[0].status, sweep[0].steps)
+    assert same_bits((again.params, again.losses), (sweep[0].params, sweep[0].losses)) and again.state is not None
+    with pytest.raises(ValueError, match="`member` must have made steps that can be repeated, got none. sweep.refit"):
+        sweep.replay(1)
 
 
 def counted_adam(optimizer=optax.adam):

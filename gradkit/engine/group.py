@@ -162,7 +162,7 @@ class Course(NamedTuple):
         path: Where it ran, from which step on.
         end: Its last step.
         measured: The steps after which it was evaluated.
-        status, rung: What a rung made of it, or ``None`` and 0.
+        status, rung: How it ended where that was not of its own doing, or ``None`` and 0.
     """
 
     path: tuple[Placement, ...]
@@ -177,7 +177,7 @@ def course(run: Run, member: int) -> Course:
     told, status = run.ledger, Status(run.ledger.status[member])
     path = tuple(told.path[member]) or (Placement(0, run.program.width, 0),)
     measured = frozenset(step for step, _ in told.evaluations[member])
-    if status in (Status.PRUNED, Status.CONVERGED):
+    if status in (Status.PRUNED, Status.CONVERGED, Status.STOPPED):
         return Course(path, int(told.steps[member]), measured, status, int(told.rung[member]))
     return Course(path, int(run.members.goals[member]), measured)
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import contextvars
 import itertools
 import threading
 import types
@@ -27,6 +28,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from gradkit import checks
 from gradkit.contracts import Descent, Hyper
 from gradkit.engine.fingerprints import fingerprint
 
@@ -37,6 +39,7 @@ LIGHT_BYTES = 2**20
 # then. It takes only traces of the same context: after an edit it makes another one, after going back it finds the first.
 _edition = jax.make_user_context(None)
 _numbers = itertools.count()
+_is_repeat = contextvars.ContextVar("is_repeat", default=False)
 
 
 class Static:
@@ -208,13 +211,28 @@ def _fingerprint(traced: Traced, is_ordered: bool):
 
 
 @contextlib.contextmanager
+def repeating() -> Iterator[None]:
+    """Whatever is traced inside is to be what was traced before, or is refused."""
+    token = _is_repeat.set(True)
+    try:
+        yield
+    finally:
+        _is_repeat.reset(token)
+
+
+@contextlib.contextmanager
 def tracing(kept: Kept, is_ordered: bool) -> Iterator[Traced]:
     """What to trace. What changes meanwhile is no edit: a list of calls that grows, a counter, a cache that fills."""
     traced = kept.traced()
     before = _fingerprint(traced, is_ordered)
+    is_known = before.is_clear and _shelf.knows(before.tokens, kept)
+    if _is_repeat.get() and before.is_clear:
+        given = checks.Described("functions that read something else by now")
+        remedy = "Undo the edit, or sweep again. What is still compiled is replayed as it was, whatever was edited."
+        checks.require(is_known, "sweep", "be run again by the functions that it ran", given, remedy)
     with _edition(kept.number):
         yield traced
-    if not (before.is_clear and _shelf.knows(before.tokens, kept)):
+    if not is_known:
         return
     if _fingerprint(traced, is_ordered) == before:
         return

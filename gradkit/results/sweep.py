@@ -180,8 +180,12 @@ class Sweep:
         that was sent to another process replays there too, if all it was made of is found: ``make`` and other functions in a
         module that can be imported, devices of the same kind.
 
+        What is still compiled is run as it is; where something must be traced anew, ``make`` and what it calls must be what
+        they were. A member that was stopped (Ctrl-C) ends where it was stopped.
+
         Raises:
-            ValueError: If the data were a plain iterable, which cannot be drawn again, or if something is not found.
+            ValueError: If the data were a plain iterable, which cannot be drawn again, if something is not found or was edited
+                since, or if the member made no step.
         """
         with settings.restored(self.settings):
             return self.rerun(self.run_by[member], is_alone=False)
