@@ -383,7 +383,7 @@ def test_what_would_run_the_edit_in_place_of_the_sweep_is_refused(again, monkeyp
     monkeypatch.setitem(globals(), "TARGET", 5.0)
     if again == "replay":
         jax.clear_caches()
-    message = "`sweep` must be run again by the functions that it ran, got functions that read something else by now. Undo"
+    message = "`sweep` must be run again by the functions that it ran, got functions that read something else by now"
     with pytest.raises(ValueError, match=message):
         getattr(sweep, again)(0)
     monkeypatch.setitem(globals(), "TARGET", 3.0)

@@ -23,14 +23,15 @@ def loss_of(params, rows):
 
 
 @pytest.mark.parametrize("order", ["shared", "per_seed"])
-def test_start_and_end_are_looked_at_on_the_batch_of_the_first_step(order):
+@pytest.mark.parametrize(("steps", "count"), [(50, 1), (500, 5)])
+def test_start_and_end_are_looked_at_on_the_batches_of_the_first_steps(order, steps, count):
     space = gk.grid(learning_rate=[1e-3, 1e-2], seed=[0, 3])
-    sweep = gk.sweep(net, DATA, space, steps=50, batch_size=8, order=order, plan=gk.Plan(width=3), **QUIET)
+    sweep = gk.sweep(net, DATA, space, steps=steps, batch_size=8, order=order, plan=gk.Plan(width=3), **QUIET)
     rows = shuffled_epochs(len(DATA[1]), batch_size=8, key=0)
     for fit, hyper in zip(sweep, space):
-        first = rows(hyper["seed"] if order == "per_seed" else None, 0, 1)[0]
+        first = rows(hyper["seed"] if order == "per_seed" else None, 0, count).ravel()
         start = init_net(gk.keys.member_key(jax.random.key(0), hyper["seed"]))
-        assert fit.start_loss == fit.history["loss"][0]
+        assert fit.num_compared == count and (count > 1 or fit.start_loss == fit.history["loss"][0])
         np.testing.assert_allclose(fit.start_loss, loss_of(start, first), rtol=1e-5)
         np.testing.assert_allclose(fit.end_loss, loss_of(fit.params, first), rtol=1e-5)
 

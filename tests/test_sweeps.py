@@ -317,7 +317,7 @@ def test_an_interrupt_returns_what_there_is(is_streamed, monkeypatch):
     again = sweep.replay(0)
     assert (again.status, again.steps) == (sweep[0].status, sweep[0].steps)
     assert same_bits((again.params, again.losses), (sweep[0].params, sweep[0].losses)) and again.state is not None
-    with pytest.raises(ValueError, match="`member` must have made steps that can be repeated, got none. sweep.refit"):
+    with pytest.raises(ValueError, match=r"`member` must have made steps that can be repeated, got none\. sweep"):
         sweep.replay(1)
 
 

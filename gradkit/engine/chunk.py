@@ -11,7 +11,7 @@ import numpy as np
 
 from gradkit import trees
 from gradkit.contracts import Info, Status
-from gradkit.engine import explanations, failure, resting, segment
+from gradkit.engine import comparisons, explanations, failure, resting, segment
 from gradkit.engine.explanations import Cause
 from gradkit.engine.failure import Doubt, Rest
 from gradkit.engine.ledger import Placement
@@ -93,30 +93,9 @@ def begin(chunk: Chunk):
         evaluate(chunk)
 
 
-def remember_start(chunk: Chunk):
-    """Keep digests of the first parameters, by which those that never move are told."""
-    if not jax.tree.leaves(chunk.growths):
-        digests = _digests(_read(chunk))
-        chunk.start = digests if digests.size else None
-
-
-def _read(chunk: Chunk) -> Any:
-    return trees.to_host(segment.compiled(chunk.run.program).read(chunk.lanes, chunk.state, chunk.growths))
-
-
-def _digests(params: Any) -> np.ndarray:
-    """A whole number for each lane and floating leaf, which tells whether a bit of it changed."""
-    leaves = [leaf for leaf in jax.tree.leaves(params) if trees.is_inexact(leaf)]
-    return np.array([[hash(np.asarray(lane).tobytes()) for lane in leaf] for leaf in leaves], np.int64).T
-
-
 def launch(chunk: Chunk, tickets: Any, num_steps: int) -> tuple:
     """Send off a segment from the chunk's state, which is kept for failures; what comes back is for :func:`settle`."""
     chunk.has_run = True
-    return _advance(chunk, tickets, num_steps)
-
-
-def _advance(chunk: Chunk, tickets: Any, num_steps: int) -> tuple:
     run = chunk.run
     return segment.compiled(run.program).advance(chunk.copy)(
         run.source.resident,
@@ -127,30 +106,6 @@ def _advance(chunk: Chunk, tickets: Any, num_steps: int) -> tuple:
         np.int32(0),
         np.int32(num_steps),
     )
-
-
-def _enter_end_losses(chunk: Chunk, leaving: np.ndarray):
-    """Look at the batch of the first step once more: a step of the segment's own program, whose new state is thrown away.
-
-    So start and end are told apart on the same data, by the same code, and nothing is compiled for it. A step that grows a tree
-    is too dear for that.
-    """
-    if chunk.has_run and not jax.tree.leaves(chunk.growths):
-        _, blocks, _ = _advance(chunk, chunk.run.first_tickets(chunk.seeds), 1)
-        losses = np.asarray(blocks.infos.loss)[0].astype(float)
-        chunk.run.ledger.end_loss[chunk.members[leaving]] = np.where(np.isnan(losses), np.inf, losses)[leaving]
-
-
-def _enter_stillness(chunk: Chunk, leaving: np.ndarray, params: Any):
-    """Enter which members never moved, and where a leaf did not, whether its gradient is zero: only then it is asked for."""
-    if chunk.start is None or not chunk.has_run:
-        return
-    ledger, is_still = chunk.run.ledger, _digests(params) == chunk.start
-    told = leaving & (ledger.status[chunk.members] != Status.DIVERGED)
-    ledger.has_moved[chunk.members[told]] = ~is_still.all(1)[told]
-    in_part = told & is_still.any(1)
-    for lane, leaves in explanations.zero_gradients(chunk, in_part).items() if in_part.any() else ():
-        ledger.zero_gradients[chunk.members[lane]] = leaves
 
 
 def settle(chunk: Chunk, flight: tuple, tickets: Any, stop: int, tally: Tally):
@@ -173,7 +128,7 @@ def settle(chunk: Chunk, flight: tuple, tickets: Any, stop: int, tally: Tally):
     if jax.tree.leaves(chunk.growths):
         chunk.growths = segment.append(chunk.growths, blocks.growths, made.astype(np.int32), np.int32(start))
     ledger.steps[members[is_live]] = made[is_live]
-    if start == 0:
+    if start == 0 and (run.num_compared == 1 or jax.tree.leaves(chunk.growths)):
         ledger.start_loss[members[is_live]] = infos.loss[0, is_live].astype(float)
     ledger.write(_taken(_without_rows_after(infos, made - start), is_live), start, members[is_live])
     if rest is not None:
@@ -266,14 +221,13 @@ def retire(chunk: Chunk, leaving: np.ndarray, tally: Tally):
         is_new = [ledger.evaluations[member][-1][0] != ledger.steps[member] for member in chunk.members]
         if (leaving & is_new).any():
             evaluate(chunk, leaving)
-    params = _read(chunk)
+    params = comparisons.params_of(chunk)
     state = trees.to_host(chunk.state) if run.keeps_state else None
     for lane in np.flatnonzero(leaving).tolist():
         member = chunk.members[lane]
         ledger.params[member] = trees.take_lane(params, lane)
         ledger.state[member] = None if state is None else trees.take_lane(state, lane)
-    _enter_end_losses(chunk, leaving)  # last: where there is no room for it, the parameters are safe
-    _enter_stillness(chunk, leaving, params)
+    comparisons.look_at_end(chunk, leaving, params)  # last: where there is no room for it, the parameters are safe
     skipped = chunk.goals[leaving] - ledger.steps[chunk.members[leaving]]
     tally.add(members=int(leaving.sum()), skipped_member_steps=int(skipped.sum()))
 

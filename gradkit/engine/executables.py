@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 import jax
 
 from gradkit.engine import chunk as chunks
+from gradkit.engine import comparisons
 from gradkit.engine.chunk import Chunk
 from gradkit.engine.programs import Program
 
@@ -42,7 +43,7 @@ class Executables:
             if key not in self._ready:
                 self._compile(key, chunks.compile, chunk)
         if is_new:
-            chunks.remember_start(chunk)
+            comparisons.look_at_start(chunk)
 
     @contextlib.contextmanager
     def lend(self, chunk: Chunk) -> Iterator[None]:

@@ -31,7 +31,7 @@ from gradkit.engine.ledger import Ledger, Placement
 from gradkit.engine.plan import Plan
 from gradkit.engine.progress import Tally
 from gradkit.engine.rungs import Rung
-from gradkit.engine.runs import Members, Pace, Run, capacity, shared_tickets
+from gradkit.engine.runs import Members, Pace, Run, capacity, num_compared, shared_tickets
 from gradkit.questions import VALIDATION_LOSS, Reported
 
 COLUMNS = {
@@ -91,9 +91,10 @@ def prepare(
     own = Members(np.asarray(positions), hyper, [member.get("seed") for member in members], np.asarray(goals), given.key)
     num_steps = int(max(goals))
     rows = capacity(outline, source, min(len(members), LANES_THOUGHT_OF), num_steps, given.evaluate_every)
+    compared = num_compared(source, num_steps, rows)
     return Run(
         program._replace(split=programs.Static(needed)), outline, source, given.validation, own,
-        ledgers.blank(len(members), given.history_every), num_steps, rows,
+        ledgers.blank(len(members), given.history_every, compared), num_steps, rows, compared,
         shared_tickets(source, rows), given.evaluate_every, Pace(), given.keeps_state,
     )  # fmt: skip
 
@@ -192,7 +193,10 @@ def replay(run: Run, plan: Plan, member: int, course: Course, is_interrupted: Ev
     end, measured = course.end, course.measured
     [run, *_] = _takers(run, plan)
     alone = run._replace(
-        members=_only(run.members, member, end), keeps_state=True, pace=Pace(), ledger=ledgers.blank(1, run.ledger.every)
+        members=_only(run.members, member, end),
+        keeps_state=True,
+        pace=Pace(),
+        ledger=ledgers.blank(1, run.ledger.every, run.num_compared),
     )
     ledgers.open_histories(alone.ledger, run.outline.info, run.num_steps)
     watch = runner.watch(Tally(1, end), is_interrupted)

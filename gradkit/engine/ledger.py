@@ -38,7 +38,8 @@ class Ledger:
         bad_leaf: What was not finite first, in words: ``"loss"``, ``"gradients of hidden[0]"``, ``"state.optimizer[1]"``;
             ``None`` for a sound member.
         reason: What is wrong with the batch at which a member failed, in words, or ``""``.
-        start_loss, end_loss: The loss that the first step saw, and what the same step would see at the end: on the same batch, by
+        num_compared: The first batches on which start and end are compared.
+        start_loss, end_loss: The loss before the first step and after the last, both on the same first batches (their mean), by
             the same program. The second is infinite where it is not a number, and NaN where it was not taken. Shape (m,).
         has_moved: Whether any parameter differs from its start; True where that is not known. Shape (m,).
         zero_gradients: Per member, the leaves whose gradient is exactly zero where it ended, on the batch of the first step; only
@@ -61,6 +62,7 @@ class Ledger:
     rung: np.ndarray
     bad_leaf: list[str | None]
     reason: list[str]
+    num_compared: int
     start_loss: np.ndarray
     end_loss: np.ndarray
     has_moved: np.ndarray
@@ -179,7 +181,7 @@ def open_histories(ledger: Ledger, info: Info, num_steps: int):
         ledger.tail = jax.tree.map(history(last_twentieth(num_steps) + 1), info)
 
 
-def blank(num_members: int, every: int) -> Ledger:
+def blank(num_members: int, every: int, num_compared: int = 1) -> Ledger:
     """The ledger of members that have not begun, without histories yet."""
     return Ledger(
         status=np.full(num_members, int(Status.RUNNING)),
@@ -187,6 +189,7 @@ def blank(num_members: int, every: int) -> Ledger:
         rung=np.zeros(num_members, int),
         bad_leaf=[None] * num_members,
         reason=[""] * num_members,
+        num_compared=num_compared,
         start_loss=np.full(num_members, np.nan),
         end_loss=np.full(num_members, np.nan),
         has_moved=np.ones(num_members, bool),

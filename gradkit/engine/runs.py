@@ -25,6 +25,8 @@ FIRST_STEPS = 16  # of the first segment, before it is known how long a step tak
 MOST_STEPS = 16384  # of a segment
 SEGMENT_BYTES = 2**23  # tickets and infos of a segment
 STREAM_BYTES = 2**26  # batches of a stream that one segment holds on the device
+COMPARED_EXAMPLES = 256  # about as many, of the first batches, are what start and end are compared on
+COMPARED_SHARE = 100  # of so many steps one, at the start and again at the end, may be made for that
 FIRST_LOOK = 1024  # steps after which states are looked at first, then after twice as many, up to MOST_STEPS from look to look
 
 
@@ -86,6 +88,7 @@ class Run(NamedTuple):
         ledger: Where their results go.
         num_steps: The most steps that a member of the sweep makes: the leading extent of growths.
         capacity: The longest segment: the leading extent of tickets and blocks.
+        num_compared: The first batches on which start and end are compared.
         shared_tickets: ``(start, count) -> tickets`` of the order that all members share, kept for the next chunk.
         evaluate_every: Steps between evaluations, or ``None`` for the start and the end only.
         pace: How long steps take.
@@ -102,6 +105,7 @@ class Run(NamedTuple):
     ledger: Ledger
     num_steps: int
     capacity: int
+    num_compared: int
     shared_tickets: Callable[[int, int], Any]
     evaluate_every: int | None
     pace: Pace
@@ -159,10 +163,13 @@ class Run(NamedTuple):
         return self._tickets(seeds, 0, self.capacity)
 
     def first_tickets(self, seeds: Sequence[int | None]) -> Any:
-        """The tickets of the very first step alone, in the shape of a segment's; a stream is not read again for them."""
+        """The tickets of the first steps, on which start and end are compared, in the shape of a segment's.
+
+        A stream is not read again for them: it keeps its first batch.
+        """
         if self.source.is_lockstep:
             return jax.tree.map(lambda leaf: _filled(leaf[None], self.capacity), self.source.example())
-        return self._tickets(seeds, 0, 1)
+        return self._tickets(seeds, 0, self.num_compared)
 
     def _tickets(self, seeds: Sequence[int | None], start: int, count: int) -> Any:
         """The tickets of ``count`` steps, filled up to the capacity. An order per seed puts lanes second."""
@@ -212,6 +219,15 @@ def capacity(outline: Outline, source: Source, num_lanes: int, num_steps: int, e
     tickets = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(source.tickets(None, 0, 1)))
     tickets *= num_lanes if source.is_ordered else 1
     return max(1, min(longest, SEGMENT_BYTES // max(tickets + row, 1)))
+
+
+def num_compared(source: Source, num_steps: int, capacity: int) -> int:
+    """On how many of the first batches start and end are compared: more of small ones, which say little; few in few steps."""
+    is_one_batch = source.is_lockstep or not jax.tree.leaves(source.tickets(None, 0, 1))
+    sizes = [jnp.shape(leaf)[0] for leaf in jax.tree.leaves(source.example()) if jnp.ndim(leaf)]
+    if is_one_batch or not sizes:
+        return 1
+    return max(1, min(-(-COMPARED_EXAMPLES // min(sizes)), num_steps // COMPARED_SHARE, capacity))
 
 
 def shared_tickets(source: Source, capacity: int) -> Callable[[int, int], Any]:

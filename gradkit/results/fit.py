@@ -41,9 +41,10 @@ class Fit:
             the state. ``None`` if all went well.
         seconds: Wall time of the call, compilation included.
         rung: The rung of a halving, counted from 1, at which the member left: pruned, converged, or found diverged; else 0.
-        start_loss, end_loss: The loss in training mode before the first step and after the last, both on the batch of the first
-            step, so that they tell progress from the luck of a batch. A loss that draws random numbers draws others. The second
+        start_loss, end_loss: The mean loss in training mode before the first step and after the last, both on the same first
+            batches, so that they tell progress from the luck of a batch. A loss that draws numbers draws others. The second
             is infinite where the loss is not a number, and NaN where it was not taken: where steps grow trees, one more is dear.
+        num_compared: How many batches these are: as many as hold 256 examples, at most one for 100 steps; the first of a stream.
         has_moved: Whether any parameter differs from its start.
         zero_gradients: The leaves whose gradient, taken at the end on the batch of the first step, is exactly zero. They are only
             looked for where a leaf of the parameters never moved, and as far as the descent tells its parts.
@@ -65,6 +66,7 @@ class Fit:
     rung: int = 0
     start_loss: float = np.nan
     end_loss: float = np.nan
+    num_compared: int = 1
     has_moved: bool = True
     zero_gradients: tuple[str, ...] = ()
     reason: str = ""
@@ -106,7 +108,7 @@ class Fit:
             return "the parameters did not move"
         if np.isfinite(self.start_loss) and np.isinf(self.end_loss):
             return "the loss is not finite where it ended"
-        noise = 0.0 if np.isnan(self.noise) else self.noise
+        noise = 0.0 if np.isnan(self.noise) else self.noise / np.sqrt(self.num_compared)
         rounding = ROUNDINGS * float(jnp.finfo(self.history["loss"].dtype).eps) * abs(self.start_loss)
         is_worse = self.end_loss > self.start_loss + 2 * noise + rounding
         return "it ended worse than it began" if is_worse else ""
@@ -139,7 +141,9 @@ class Fit:
         """The loss at start and end, on the same batch; of a fit that failed, the first and the last that it saw."""
         losses = self.losses
         if self.status != Status.DIVERGED and np.isfinite([self.start_loss, self.end_loss]).all():
-            return f"loss {self.start_loss:.4g} to {self.end_loss:.4g} on the batch of its first step"
+            steps = "step" if self.num_compared == 1 else f"{self.num_compared} steps"
+            batches = "batch" if self.num_compared == 1 else "batches"
+            return f"loss {self.start_loss:.4g} to {self.end_loss:.4g} on the {batches} of its first {steps}"
         return f"loss {losses[0]:.4g} to {losses[-1]:.4g}" if len(losses) else "no finite loss"
 
     @property
@@ -186,6 +190,7 @@ def from_ledger(ledger: Ledger, member: int, seconds: float) -> Fit:
         rung=int(ledger.rung[member]),
         start_loss=start,
         end_loss=end,
+        num_compared=ledger.num_compared,
         has_moved=bool(ledger.has_moved[member]),
         zero_gradients=ledger.zero_gradients[member],
     )
