@@ -6,6 +6,7 @@ what a hand-written loop over optax does, bit for bit.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -139,7 +140,7 @@ def _plain(loss_fn, params, optimizer, validation_loss) -> Descent:
     def read(state, growths):
         return transforms.evaluation_params(state.optimizer, state.params)
 
-    return Descent(init, step, read, evaluation_loss, parts, loss_fn.rule if is_objective else None)
+    return Descent(init, step, read, evaluation_loss, parts, loss_fn.rule if is_objective else _rule_within(loss_fn))
 
 
 def _stateful(loss_fn, params, optimizer, loss_state, validation_loss) -> Descent:
@@ -183,7 +184,34 @@ def _stateful(loss_fn, params, optimizer, loss_state, validation_loss) -> Descen
     def read(state, growths):
         return Stateful(transforms.evaluation_params(state.optimizer, state.params), state.state)
 
-    return Descent(init, step, read, evaluation_loss, parts)
+    def whole_loss(stateful, batch):
+        return loss_fn(stateful.params, stateful.state, batch, jax.random.key(0))
+
+    return Descent(init, step, read, evaluation_loss, parts, _rule_within(whole_loss))
+
+
+def _rule_within(loss_fn: Callable) -> Callable[[Any, Any], Any]:
+    """What the targets must be of a loss that hands those of its batch on to an objective, as they are."""
+
+    def rule(params, batch):
+        found = []
+
+        def trace(params, batch):
+            with losses.watched() as calls:
+                loss_fn(params, batch)
+            found.extend(call.objective.rule(call.params, call.batch) for call in calls if _has_its_targets(call.batch, batch))
+
+        with contextlib.suppress(Exception):  # its step says what is wrong with it, if anything
+            jax.eval_shape(trace, params, batch)
+        return next((each for each in found if each is not None), None)
+
+    return rule
+
+
+def _has_its_targets(one: Any, other: Any) -> bool:
+    if not (isinstance(one, tuple) and isinstance(other, tuple) and min(len(one), len(other)) > 1):
+        return False
+    return list(map(id, jax.tree.leaves(one[1]))) == list(map(id, jax.tree.leaves(other[1])))
 
 
 class _Move(NamedTuple):

@@ -86,4 +86,5 @@ def fit(
         with listening() as is_interrupted, shown(tally, is_wanted=progress):
             groups.execute([run], groups.lone_plan(), tally, is_interrupted)
     result = from_ledger(run.ledger, 0, time.perf_counter() - started)
-    return replace(result, params=on_device(result.params), state=on_device(result.state))
+    notes = tuple(note for note in (run.source.note(), *run.ledger.notes) if note)
+    return replace(result, params=on_device(result.params), state=on_device(result.state), notes=notes)

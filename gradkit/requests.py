@@ -26,7 +26,7 @@ from gradkit.engine.plan import Plan
 from gradkit.engine.readings import Readings
 from gradkit.engine.runs import Run
 from gradkit.keys import as_key
-from gradkit.questions import BEST_LOSS, FINAL_LOSS, VALIDATION_LOSS, Question, Reported
+from gradkit.questions import Question, Reported
 from gradkit.results.best import configurations
 from gradkit.spaces import Space
 
@@ -267,24 +267,6 @@ def _check_seeds(space: Space, matter: bool):
     )
     given = checks.Described(f"{len(seeds)} seeds for identical members")
     checks.require(matter or len(seeds) < 2, "seed", "change something", given, remedy)
-
-
-def unlike_losses(space: Space, prepared: Prepared) -> list[str]:
-    """Say it where members are judged by losses that are not one and the same."""
-    has_validation = VALIDATION_LOSS in prepared.reported.of_evaluation
-    if prepared.question.metric not in ([VALIDATION_LOSS] if has_validation else [FINAL_LOSS, BEST_LOSS]):
-        return []
-    read = frozenset().union(*(run.outline.read_by_loss for run in prepared.runs))
-    differing = [name for name in space.axes if name in read and len({member.get(name) for member in space}) > 1]
-    if not differing:
-        return []
-    which = "loss in evaluation mode" if has_validation else "training loss"
-    remedy = "Pass validation= (an objective is evaluated without its penalty)"
-    remedy = "Pass validation_loss= to gk.descent" if has_validation else remedy
-    return [
-        f"the {which} reads {', '.join(differing)} itself, not through the parameters: members that differ in it are ranked by "
-        f"different losses. {remedy}, or rank by a metric of evaluate="
-    ]
 
 
 def _readable(value: Any) -> str:

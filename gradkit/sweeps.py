@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from gradkit import checks, requests, settings
+from gradkit import checks, judging, requests, settings
 from gradkit.contracts import Descent, Hyper
 from gradkit.engine import compilation
 from gradkit.engine import group as groups
@@ -192,7 +192,7 @@ def _run(request: Request, prepared: Prepared, settled: Plan, progress, started)
     own = {position: from_ledger(run.ledger, member, seconds) for position, (run, member) in homes.items()}
     run_by = prepared.found.run_by
     fits = tuple(own[position] for position in run_by)
-    notes = [*requests.unlike_losses(space, prepared), *prepared.found.note()]
+    notes = [*judging.unlike_losses(space, prepared), *prepared.found.note()]
     notes += [note for run in runs for note in (run.source.note(), *run.ledger.notes) if note]
     kept = settings.kept()
     courses = tuple(groups.course(*homes[run_by[member]]) for member in range(len(space)))

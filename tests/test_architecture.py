@@ -19,6 +19,7 @@ ORDER = [
     "engine models report",
     "results",
     "requests",
+    "judging",
     "reruns",
     "fits minima sweeps",
     "interop",

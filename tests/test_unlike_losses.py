@@ -87,3 +87,31 @@ def test_training_losses_that_read_what_is_swept_are_told_where_there_is_nothing
     space = gk.grid(l2=[0.0, 0.5], learning_rate=[0.1, 0.2])
     [note] = gk.sweep(make, DATA, space, steps=20, progress=False).notes
     assert note.startswith("the training loss reads l2 itself, not through the parameters")
+
+
+@pytest.mark.parametrize("validation", [VALIDATION, None], ids=["validation", "training"])
+def test_static_losses_are_told_and_what_is_static_besides_is_not(validation):
+    def make(h):
+        apply = scale if h.shape == "line" else lambda params, inputs: jnp.tanh(params * inputs)
+        return gk.descent(gk.objective(h.loss, apply), jnp.zeros(()), optax.sgd(h.learning_rate))
+
+    space = gk.grid(shape=["line", "curve"], learning_rate=[0.1, 0.2]) * gk.grid(loss=[losses.squared, losses.absolute])
+    [note] = gk.sweep(make, DATA, space, steps=20, validation=validation, progress=False).notes
+    assert " reads loss itself, not through the parameters" in note
+    alike = gk.grid(shape=["line", "curve"], learning_rate=[0.1, 0.2], loss=[losses.squared])
+    assert gk.sweep(make, DATA, alike, steps=20, validation=validation, progress=False).notes == ()
+
+
+def test_what_trees_are_held_out_by_is_told_where_it_differs():
+    inputs = gk.boosting.bin(np.arange(20.0)[:, None])
+    data = gk.boosting.Examples(inputs, np.arange(20.0, dtype=np.float32), fold=jnp.arange(20) % 2)
+
+    def make(h):
+        loss = functools.partial(losses.huber, delta=h.delta)
+        return gk.boosting.descent(loss, learning_rate=h.learning_rate, depth=1, fold=h.fold)
+
+    space = gk.grid(delta=[0.1, 1.0], learning_rate=[0.1, 0.3], fold=range(2))
+    [note] = gk.sweep(make, data, space, steps=3, over="fold", progress=False).notes
+    assert note.startswith("the training loss reads delta itself, not through the parameters")
+    alike = gk.grid(delta=[1.0], learning_rate=[0.1, 0.3], fold=range(2))
+    assert gk.sweep(make, data, alike, steps=3, over="fold", progress=False).notes == ()

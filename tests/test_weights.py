@@ -15,6 +15,7 @@ INPUTS = RNG.normal(size=(N, D)).astype(np.float32)
 TARGETS = RNG.normal(size=N).astype(np.float32)
 WEIGHTS = np.array([1, 5, 0.5, 2, 3, 1, 0.1, 4], np.float32)
 PADDED = np.where(np.arange(N) % 4 == 1, 0, WEIGHTS).astype(np.float32)
+LINE = gk.objective(gk.losses.squared, lambda p, x: x @ p)
 HOLES = np.where(PADDED[:, None] == 0, np.nan, INPUTS).astype(np.float32)
 
 
@@ -180,3 +181,39 @@ def test_a_loss_that_takes_three_arrays_which_are_no_weights_gets_a_plain_tuple(
     data = (TARGETS, TARGETS, WEIGHTS)
     state = gk.descent(residuals, jnp.ones(()), optax.sgd(0.1)).init(jax.random.key(0), data, None)
     assert state.mean_weight == ()
+
+
+REBUILT = {
+    "from its parts": (lambda p, batch: LINE(p, (2 * batch[0], *batch[1:])), (INPUTS, TARGETS, WEIGHTS)),
+    "from a dictionary": (
+        lambda p, batch: LINE(p, (batch["x"], batch["y"], batch["w"])),
+        {"x": INPUTS, "y": TARGETS, "w": WEIGHTS},
+    ),
+}
+
+
+@pytest.mark.parametrize("way", REBUILT)
+def test_a_batch_put_together_anew_is_told_where_its_weights_count_in_units_of_their_own(way):
+    loss, data = REBUILT[way]
+    note = "weights count relative to the mean of each batch, so what is minimized depends on batch_size"
+    descent = gk.descent(loss, jnp.zeros(D), optax.sgd(0.1))
+    (told,) = gk.fit(descent, data, steps=3, batch_size=2, progress=False).notes
+    assert told.startswith(note)
+    sweep = gk.sweep(
+        lambda h: gk.descent(loss, jnp.zeros(D), optax.sgd(h.rate)),
+        data,
+        gk.grid(rate=[0.1]),
+        steps=3,
+        batch_size=2,
+        progress=False,
+    )
+    assert note in str(sweep)
+    assert gk.fit(descent, data, steps=3, progress=False).notes == ()  # all the data are one batch
+
+
+def test_a_batch_handed_on_as_it_is_needs_no_word():
+    loss = lambda p, batch: LINE(p, jax.tree.map(lambda leaf: 2 * leaf, batch))  # noqa: E731
+    fit = gk.fit(
+        gk.descent(loss, jnp.zeros(D), optax.sgd(0.1)), (INPUTS, TARGETS, WEIGHTS), steps=3, batch_size=2, progress=False
+    )
+    assert fit.notes == ()

@@ -37,6 +37,10 @@ from gradkit.questions import VALIDATION_LOSS, Reported
 COLUMNS = {
     "member", "status", "steps_made", "rung", "initial_loss", "final_loss", "best_loss", "bad_leaf", "validation_loss",
 }  # fmt: skip
+LOST_WEIGHTS = (
+    "weights count relative to the mean of each batch, so what is minimized depends on batch_size: the loss puts together the "
+    "batch that it gives to its objective. Hand on `batch` as it is, or change its arrays by jax.tree.map"
+)
 LANES_THOUGHT_OF = 256  # when the rows of a segment are counted; no width is known then
 SPLITTING = ("steps", "batch_size")  # static axes that the engine reads itself: they change a program only if make reads them
 
@@ -92,10 +96,12 @@ def prepare(
     num_steps = int(max(goals))
     rows = capacity(outline, source, min(len(members), LANES_THOUGHT_OF), num_steps, given.evaluate_every)
     compared = num_compared(source, num_steps, rows)
+    ledger = ledgers.blank(len(members), given.history_every, compared)
+    if outline.is_weight_lost and (source.is_lockstep or jax.tree.leaves(source.tickets(None, 0, 1))):
+        ledger.notes.append(LOST_WEIGHTS)
     return Run(
-        program._replace(split=programs.Static(needed)), outline, source, given.validation, own,
-        ledgers.blank(len(members), given.history_every, compared), num_steps, rows, compared,
-        shared_tickets(source, rows), given.evaluate_every, Pace(), given.keeps_state,
+        program._replace(split=programs.Static(needed)), outline, source, given.validation, own, ledger, num_steps, rows,
+        compared, shared_tickets(source, rows), given.evaluate_every, Pace(), given.keeps_state,
     )  # fmt: skip
 
 

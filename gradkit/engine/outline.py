@@ -7,6 +7,7 @@ batch raises here.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
@@ -17,11 +18,15 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr
 
 from gradkit import checks, decompositions, flows, settings, trees
-from gradkit.contracts import Descent, Info, Rule
+from gradkit.contracts import Descent, Rule
 from gradkit.engine import programs
+from gradkit.engine.dependencies import by_loss_of_trees, by_training_loss, is_used, read_by
+from gradkit.engine.outputs import check_metrics, check_step
 from gradkit.engine.programs import Program
 from gradkit.engine.segment import Lanes, descent_of
+from gradkit.losses import watched
 from gradkit.questions import Reported
+from gradkit.weights import Weighted
 
 ADDRESS = re.compile(r"0x[0-9a-f]+")
 
@@ -38,6 +43,8 @@ class Outline(NamedTuple):
         is_keyed: Whether the key matters.
         digest, largest: Of the step: a digest, and the bytes of the largest value that it makes on its way.
         rule: What the targets must be, if the loss says.
+        losses: The losses of one example that members are judged by, as far as objectives tell: their code.
+        is_weight_lost: Whether an objective was called with a batch of weights that the loss put together itself.
         is_loop_only: Whether steps side by side may wait for each other for ever: see :mod:`gradkit.decompositions`.
     """
 
@@ -52,6 +59,8 @@ class Outline(NamedTuple):
     digest: str
     largest: int
     rule: Rule | None
+    losses: frozenset[Any]
+    is_weight_lost: bool
     is_loop_only: bool
 
 
@@ -142,7 +151,9 @@ def _traced(program: Program, lane, batch, data, validation) -> tuple[Outline, i
 
     try:
         first_program, state = jax.make_jaxpr(init, return_shape=True)(lane.key, lane, data, validation)
-        step_program, (new_state, info, growth) = jax.make_jaxpr(step, return_shape=True)(state, lane, batch)
+        with watched() as calls:
+            step_program, (new_state, info, growth) = jax.make_jaxpr(step, return_shape=True)(state, lane, batch)
+        is_weight_lost = any(len(call.batch) == 3 and not isinstance(call.batch, Weighted) for call in calls)
         growths = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), growth)
         read_program, read = jax.make_jaxpr(params, return_shape=True)(state, growths, lane)
         told = [
@@ -150,10 +161,11 @@ def _traced(program: Program, lane, batch, data, validation) -> tuple[Outline, i
             (step_program, (state, lane, batch)),
             (read_program, (state, growths, lane)),
         ]
-        named, read_by_loss = {}, frozenset()
+        named, read_by_loss, judging = {}, frozenset(), calls
         if validation is not None:
-            measuring, named = jax.make_jaxpr(metrics, return_shape=True)(read, lane, validation)
-            read_by_loss = _read_by(measuring, sorted(named).index("validation_loss"), read, lane, validation)
+            with watched() as judging:
+                measuring, named = jax.make_jaxpr(metrics, return_shape=True)(read, lane, validation)
+            read_by_loss = read_by(measuring, sorted(named).index("validation_loss"), read, lane, validation)
             told.append((measuring, (read, lane, validation)))
     except (TypeError, jax.errors.TracerArrayConversionError) as error:
         if not _needs_a_value(error):
@@ -163,18 +175,34 @@ def _traced(program: Program, lane, batch, data, validation) -> tuple[Outline, i
             "hyper-parameter. gk.schedules and gk.optimizers accept swept values in every argument (optax's schedules do "
             "not); branch with jnp.where; or, for widths, depths and the like, split the sweep with gk.static([...])."
         ) from error
-    _check_step(state, new_state, info)
-    _check_metrics(named)
+    check_step(state, new_state, info)
+    check_metrics(named)
     is_keyed = _reaches_outputs(first_program, step_program, read_program, state)
     if validation is None and lane.hyper:
-        read_by_loss = _read_by_training_loss(make, state, lane, batch)
+        by_loss = by_loss_of_trees if jax.tree.leaves(growth) else by_training_loss
+        read_by_loss = by_loss(make, (state, read), lane, batch)
     largest, rule = _largest(step_program.jaxpr), _rule_of(make, read, lane, batch)
     constants = {id(part): part for whole in (first_program, step_program, read_program) for part in _constants(whole)}
     num_bytes = trees.num_bytes([part for part in constants.values() if hasattr(part, "dtype")])
-    uses = frozenset(name for name in lane.hyper if any(_is_used(name, *program) for program in told))
+    uses = frozenset(name for name in lane.hyper if any(is_used(name, *program) for program in told))
     reads, digest = frozenset(reads), _digest(step_program)
     is_loop_only = any(decompositions.may_wait_for_each_other(traced) for traced, _ in told[1:])
-    found = Outline(state, info, growth, named, reads, uses, read_by_loss, is_keyed, digest, largest, rule, is_loop_only)
+    found = Outline(
+        state,
+        info,
+        growth,
+        named,
+        reads,
+        uses,
+        read_by_loss,
+        is_keyed,
+        digest,
+        largest,
+        rule,
+        frozenset(_code_of(call.objective.loss) for call in judging),
+        is_weight_lost,
+        is_loop_only,
+    )
     return found, num_bytes
 
 
@@ -190,31 +218,11 @@ def _rule_of(make, params, lane: Lanes, batch) -> Rule | None:
     return rules[-1]
 
 
-def _read_by_training_loss(make, state, lane: Lanes, batch) -> frozenset[str]:
-    """Of the loss as a step computes it, before its optimizer has a say: as far as the descent tells its parts."""
-    try:
-        program = jax.make_jaxpr(lambda state, lane, batch: make(lane).parts(state, batch)["loss"])(state, lane, batch)
-    except Exception:  # no parts, or those of a descent with another step, whose state they do not know
-        return frozenset()
-    return _read_by(program, 0, state, lane, batch)
-
-
-def _read_by(program: ClosedJaxpr, output: int, first: Any, lane: Lanes, last: Any) -> frozenset[str]:
-    """The hyper-parameters that reach an output of a program of ``(first, lane, last)`` by the lane."""
-    arguments = (first, lane, last)
-    return frozenset(name for name in lane.hyper if flows.reached(program, _marked(name, arguments))[output])
-
-
-def _is_used(name: str, program: ClosedJaxpr, arguments: tuple) -> bool:
-    """Whether a hyper-parameter reaches an output of a program, by the lane among its arguments."""
-    return any(flows.reached(program, _marked(name, arguments)))
-
-
-def _marked(name: str, arguments: tuple) -> list[bool]:
-    """Which leaves of a program's arguments are that hyper-parameter."""
-    none = jax.tree.map(lambda leaf: False, arguments)
-    lanes = lambda part: part._replace(hyper={**part.hyper, name: True}) if isinstance(part, Lanes) else part  # noqa: E731
-    return jax.tree.leaves(tuple(map(lanes, none)))
+def _code_of(loss: Any) -> Any:
+    """What a loss of one example is known by: functions made anew each time have name and code in common."""
+    while isinstance(loss, functools.partial):
+        loss = loss.func
+    return (loss.__module__, loss.__qualname__, loss.__code__) if hasattr(loss, "__code__") else loss
 
 
 def _digest(program: ClosedJaxpr) -> str:
@@ -244,41 +252,6 @@ def _needs_a_value(error: Exception) -> bool:
         jax.errors.TracerIntegerConversionError,
     )
     return isinstance(error, kinds) or str(error).startswith("Shapes must be 1D sequences of concrete values")
-
-
-def _check_step(state, new_state, info):
-    checks.require(isinstance(info, Info), "Descent.step", "return (State, Info, Growth)", info,
-                   "The second part is gk.Info(loss, metrics).", error=TypeError)  # fmt: skip
-    checks.require(isinstance(info.metrics, dict), "Info.metrics", "be a dict of named scalars", info.metrics,
-                   "Give {} if there are none.", error=TypeError)  # fmt: skip
-    remedy = "A step keeps structure, shapes and dtypes of its state; cast what it computes (gk.optimizers do)."
-    before, after = jax.tree.structure(state), jax.tree.structure(new_state)
-    checks.require(before == after, "Descent.step", f"return a state of structure {before}", checks.Described(after),
-                   remedy, error=TypeError)  # fmt: skip
-    for name, old, new in zip(trees.leaf_names(state, root="state"), jax.tree.leaves(state), jax.tree.leaves(new_state)):
-        checks.require((old.shape, old.dtype) == (new.shape, new.dtype), f"Descent.step: {name}",
-                       f"stay {_describe(old)}", checks.Described(_describe(new)), remedy, error=TypeError)  # fmt: skip
-    scalars = {"loss": info.loss} | {f"metrics.{name}": leaf for name, leaf in info.metrics.items()}
-    for name, leaf in scalars.items():
-        _check_number(f"Info.{name}", leaf)
-
-
-def _check_metrics(named):
-    for name, leaf in named.items():
-        what = "the loss in evaluation mode" if name == "validation_loss" else f"evaluate[{name!r}]"
-        _check_number(what, leaf)
-
-
-def _check_number(what: str, leaf: Any):
-    is_scalar = getattr(leaf, "shape", None) == ()
-    is_number = is_scalar and (jnp.issubdtype(leaf.dtype, jnp.number) or leaf.dtype == bool)
-    given = checks.Described(_describe(leaf)) if hasattr(leaf, "shape") else leaf
-    remedy = "Take the mean over the examples."
-    checks.require(is_number, what, "be a scalar", given, remedy, error=TypeError)
-
-
-def _describe(leaf) -> str:
-    return f"{leaf.dtype}{list(leaf.shape)}"
 
 
 def _reaches_outputs(first, step, read, state) -> bool:

@@ -1,5 +1,6 @@
 """What a model is judged by: losses of one example, the objective that lifts one of them to a batch, and metrics of a batch."""
 
+from gradkit.losses.calls import watched as watched
 from gradkit.losses.metrics import accuracy as accuracy
 from gradkit.losses.metrics import r2 as r2
 from gradkit.losses.objectives import Objective as Objective

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from gradkit.checks import Described, require
 from gradkit.contracts import Batch, Loss, Params, Rule
+from gradkit.losses import calls
 from gradkit.losses.targets import rule_of
 from gradkit.trees import is_inexact, leaf_names
 from gradkit.weights import Weighted, wide
@@ -27,6 +28,7 @@ class Objective:
 
     def __call__(self, params: Params, batch: Batch) -> Float[Array, ""]:
         """The mean loss of the batch, plus the penalty."""
+        calls.tell(self, params, batch)
         inputs, targets, weights = _unpacked(batch)
         num_examples = _num_examples(targets)
         if weights is None:

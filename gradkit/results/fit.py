@@ -49,6 +49,7 @@ class Fit:
         zero_gradients: The leaves whose gradient, taken at the end on the batch of the first step, is exactly zero. They are only
             looked for where a leaf of the parameters never moved, and as far as the descent tells its parts.
         reason: What is wrong with the batch at which the descent failed, such as targets outside the classes; else ``""``.
+        notes: What the reader must know of a lone fit: why a stream ended early, how weights count. A sweep has its own.
     """
 
     params: Any
@@ -67,6 +68,7 @@ class Fit:
     start_loss: float = np.nan
     end_loss: float = np.nan
     num_compared: int = 1
+    notes: tuple[str, ...] = ()
     has_moved: bool = True
     zero_gradients: tuple[str, ...] = ()
     reason: str = ""
@@ -135,7 +137,8 @@ class Fit:
         remarks = "".join(f"; {remark}" for remark in self.remarks)
         where += f": {self.reason}" if self.reason else ""
         steps = f"{self.steps} step{'s' * (self.steps != 1)}"
-        return f"Fit {self.status.name}: {steps} in {self.seconds:.1f} s, {self._course()}{metrics}{where}{remarks}"
+        notes = "".join(f"\nnote: {note}" for note in self.notes)
+        return f"Fit {self.status.name}: {steps} in {self.seconds:.1f} s, {self._course()}{metrics}{where}{remarks}{notes}"
 
     def _course(self) -> str:
         """The loss at start and end, on the same batch; of a fit that failed, the first and the last that it saw."""
