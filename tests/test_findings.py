@@ -118,6 +118,59 @@ def test_one_unlucky_member_does_not_cut_the_range():
     assert (of_one_axis(ends)[1].low, of_one_axis(ends)[1].high) == (whole.low, whole.high) == (1e4, 1e8)
 
 
+PLATEAU = np.array([1.99, 1.97, 1.93, 1.84, 1.6, 1.2, 0.8, 0.4, 0.05, 0.01, *[0.0] * 9, 0.01])
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.005])
+@pytest.mark.parametrize("loss", [1.0, 100.0, 1e14])
+@pytest.mark.parametrize(
+    ("exploded", "works"),
+    [([19], (8, 18)), ([18, 19], (8, 17)), ([0, 1], (8, 19)), ([13], (8, 19)), ([3, 11, 16], (8, 19)), ([2, 3, 4], (8, 19))],
+)
+def test_members_that_exploded_are_not_the_noise_of_others(exploded, works, loss, noise):
+    ends = noisy(PLATEAU, 1, noise)
+    ends[exploded, 0] = START + loss * 30.0 ** np.arange(len(exploded))
+    found, rate = of_one_axis(ends, values=np.arange(20))
+    assert (found.has_gained, rate.low, rate.high) == (True, *works)
+    assert (rate.worsened, rate.edge) == (tuple(exploded), None)
+
+
+def test_a_range_is_read_off_where_most_members_exploded():
+    exploded = START + 1e3 * 1e2 ** np.arange(12)
+    found, rate = of_one_axis(np.append(PLATEAU[4:], exploded)[:, None], values=np.arange(28))
+    assert (found.has_gained, rate.low, rate.high) == (True, 4, 15)
+    many = np.concatenate([np.repeat(PLATEAU, 20), START + 10 ** np.linspace(0, 30, 400)])
+    found, rate = of_one_axis(many[:, None], values=np.arange(800))
+    assert found.has_gained
+    assert (rate.low, rate.high) == (pytest.approx(160, abs=20), pytest.approx(399, abs=20))
+
+
+def test_several_that_exploded_inside_break_the_range_but_not_what_is_left_of_it():
+    ends = noisy(PLATEAU, 1, 0.001)
+    ends[[12, 13], 0] = 1e9
+    ends[15, 0] -= 0.01  # the best
+    rate = of_one_axis(ends, values=np.arange(20))[1]
+    assert (rate.low, rate.high, rate.worsened) == (14, 19, (12, 13))
+
+
+def test_where_an_axis_ends_in_a_drop_the_last_that_work_do():
+    ends = np.append(PLATEAU, 1.9)[:, None]
+    assert of_one_axis(ends, values=np.arange(21))[1].high == 19
+    assert of_one_axis(ends[::-1], values=np.arange(21))[1].low == 1
+
+
+def test_an_edge_is_found_beside_a_member_that_exploded():
+    ends = noisy(np.linspace(1.9, 0.1, 16), 1, 0.01)
+    ends[6] = 1e12
+    assert of_one_axis(ends, values=np.arange(16))[1].edge == "upper"
+
+
+def test_a_start_that_is_unknown_at_one_value_hides_no_other():
+    ends, start = noisy(PLATEAU, 1, 0.001), np.full(20, START)
+    start[3] = np.inf
+    assert of_one_axis(ends, values=np.arange(20), start=start)[1].low == 8
+
+
 def test_a_diverged_configuration_never_makes_a_value_work_and_diverged_are_values_without_another():
     ends = noisy([1.9, 0.1, 0.1, 1.8], 3, 0.02)
     is_diverged = np.zeros((8, 3), bool)

@@ -184,7 +184,7 @@ def merged(levels: Levels, size: int, *, from_the_end: bool = False) -> Levels:
         gains=np.array([noises.median(levels.gains[run]) for run in runs]),
         end_noise=np.array([of_median(levels.end_noise, run) for run in runs]),
         gain_noise=np.array([of_one(levels.gain_noise, run) for run in runs]),  # all may share the luck of one seed
-        gain_error=np.array([levels.gain_error[run].max() for run in runs]),
+        gain_error=np.array([np.median(levels.gain_error[run]) for run in runs]),  # that of one that exploded is vast
         dof=np.array([levels.dof[run].sum() for run in runs]),
     )
 
@@ -193,7 +193,11 @@ def mended(levels: Levels) -> Levels:
     """Each level no worse than both its neighbors, where it has so few replicates that a single bad one decides."""
     if not levels.is_ordered or levels.ends.shape[1] > 2 or len(levels.first) < 5:
         return levels
-    return levels._replace(ends=noises.mended(levels.ends), gains=noises.mended(levels.gains))
+    ends, gains = noises.mended(levels.ends), noises.mended(levels.gains)
+    beside = np.pad(levels.gain_error, 1, mode="edge")
+    beside = np.maximum(beside[:-2], beside[2:])  # what stands for a bad level is no less sure than its neighbors
+    is_bad = (gains > levels.gains).any(axis=1)
+    return levels._replace(ends=ends, gains=gains, gain_error=np.where(is_bad, beside, levels.gain_error))
 
 
 def gains(levels: Levels) -> Measured:
@@ -264,11 +268,16 @@ def _about(values: np.ndarray, *, is_ordered: bool) -> np.ndarray:
 
 def _with_noise_of_neighbors(levels: Levels) -> Levels:
     """The noise of each level from what neighbors leave of each other, near it; what bends counts as noise."""
+    if levels.ends.shape[1] > 1 or not levels.is_ordered:
+        return levels
     known = np.flatnonzero(levels.is_known)
-    if levels.ends.shape[1] > 1 or not levels.is_ordered or len(known) < noises.FEWEST_FOR_NOISE:
+    gains = levels.gains[known, 0]
+    told = known[np.isfinite(gains) & ~noises.are_lost(gains)] if np.isfinite(gains).any() else known
+    if len(told) < noises.FEWEST_FOR_NOISE:
         return levels
     end_noise, gain_noise, dof = levels.end_noise.copy(), levels.gain_noise.copy(), levels.dof.copy()
-    end_noise[known] = noises.of_trend(levels.ends[known])
-    gain_noise[known] = np.minimum(noises.of_trend(levels.gains[known]), end_noise[known])
-    dof[known] = 0.5 * (len(known) - 1)  # neighbors share values
+    of_ends = noises.of_trend(levels.ends[told])
+    end_noise[known] = np.interp(known, told, of_ends)  # what is lost has the noise of those beside it
+    gain_noise[known] = np.interp(known, told, np.minimum(noises.of_trend(levels.gains[told]), of_ends))
+    dof[known] = 0.5 * (len(told) - 1)  # neighbors share values
     return levels._replace(end_noise=end_noise, gain_noise=gain_noise, dof=dof)
