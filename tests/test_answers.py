@@ -130,6 +130,50 @@ def test_one_seed_and_few_values_are_told_to_show_no_noise():
     assert "one member per value does not show the noise: 5% of the metric is taken for it" in text
 
 
+JOINED = gk.grid(optimizer=["sgd"], momentum=[0.5, 0.9]) + gk.grid(optimizer=["adam"], b2=[0.99, 0.999])
+PRODUCT = gk.grid(optimizer=["sgd", "adam"], momentum=[0.5, 0.9], b2=[0.99, 0.999], seed=range(2))
+
+
+@pytest.mark.parametrize("space", [JOINED, PRODUCT])
+@pytest.mark.parametrize("left", [Status.PRUNED, Status.STOPPED])
+def test_an_axis_of_which_no_member_ended_is_not_spoken_of(space, left):
+    result = sweep(space, lambda h: 0.1 + 0.1 * h.get("momentum", 0.0) if h["optimizer"] == "sgd" else left)
+    text = repr(result)
+    for name in ("momentum", "b2", "optimizer"):
+        assert result.plot(axis=name)
+    if space is JOINED:
+        assert "b2: " not in text
+    assert all(word not in text for word in ("diverged", "no finite", "nan", "extend"))
+    assert ("momentum: works from 0.5 to 0.9" in text) == (left == Status.STOPPED)
+
+
+@pytest.mark.parametrize("end", [np.inf, np.nan])
+def test_an_axis_none_of_whose_members_has_a_finite_metric_says_so(end):
+    result = sweep(JOINED, lambda h: 0.1 if h["optimizer"] == "adam" else end)
+    text = repr(result)
+    assert "momentum: no value has a finite validation_loss" in text
+    assert "optimizer: adam (0." in text
+    assert "    no finite validation_loss at sgd" in text
+    assert result.plot(axis="momentum") and result.plot()
+
+
+@pytest.mark.parametrize("end", [np.inf, np.nan])
+def test_values_without_a_finite_metric_were_tried(end):
+    ends = dict(zip(RATES, [1.9, 1.0, 0.1, end, Status.DIVERGED]))
+    result = sweep(gk.grid(learning_rate=RATES, seed=range(3)), lambda h: ends[h["learning_rate"]])
+    (axis,) = result.summary().axes
+    assert (axis.last, axis.edge, axis.not_finite, axis.diverged) == (1.0, None, (0.1,), (1.0,))
+    assert "    no finite validation_loss at 0.1" in repr(result)
+    assert "extend" not in repr(result)
+
+
+def test_what_is_infinite_from_start_to_end_raises_no_warning():
+    ends = dict(zip(RATES, [np.inf, 1.0, 0.1, 1.0, 1.1]))
+    text = repr(sweep(gk.grid(learning_rate=RATES), lambda h: ends[h["learning_rate"]], start=np.inf))
+    assert "learning_rate: what works is unknown, as the start is" in text
+    assert "    no finite validation_loss at 0.0001" in text
+
+
 @pytest.mark.long
 def test_thirty_thousand_rates_of_one_seed_print_a_range():
     rates = np.geomspace(1e-5, 1, 30_000)

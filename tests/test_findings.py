@@ -183,6 +183,13 @@ def test_a_diverged_configuration_never_makes_a_value_work_and_diverged_are_valu
     assert (rate.low, rate.high) == (10, 10)
 
 
+def test_a_metric_that_is_infinite_where_a_member_ended_does_not_work():
+    given = members(noisy([1.9, 0.1, 0.1, 0.1], 1, 0.01))
+    lost = np.array([0.0, 0.0, 0.0, np.inf])
+    rate = find(given._replace(gain=given.gain - lost), (axis([1, 10, 100, 1000], 1),)).ranges[0]
+    assert (rate.low, rate.high, rate.last, rate.not_finite, rate.diverged) == (10, 100, 1000, (1000,), ())
+
+
 def test_members_that_did_not_end_as_planned_are_left_out():
     is_whole = np.ones((4, 3), bool)
     is_whole[3] = False

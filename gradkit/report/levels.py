@@ -28,6 +28,7 @@ class Configurations(NamedTuple):
         end_error, gain_error: Standard errors for the data they were measured on, which all replicates may share, [c].
         scale: The size of the numbers compared, [c].
         is_diverged: Whether a member diverged, [c].
+        is_failed: Whether a member did, or ended without a metric that is finite, [c].
         is_sound: Whether all members ended as planned, with a finite metric, [c].
     """
 
@@ -37,6 +38,7 @@ class Configurations(NamedTuple):
     gain_error: np.ndarray
     scale: np.ndarray
     is_diverged: np.ndarray
+    is_failed: np.ndarray
     is_sound: np.ndarray
 
 
@@ -45,7 +47,8 @@ class Levels(NamedTuple):
 
     Attributes:
         first, last: The lowest and highest value of the level; equal unless values were taken together, [k].
-        ends, gains: [k, r]; NaN where all configurations diverged.
+        ends, gains: [k, r]; NaN where all configurations failed.
+        is_diverged: Whether all of them diverged, [k].
         end_noise, gain_noise: Standard errors of a row with one replicate, [k].
         gain_error: Of the gain for the data it was measured on, which all replicates may share, [k].
         dof: Degrees of freedom of the noise of a row with one replicate, [k].
@@ -61,6 +64,7 @@ class Levels(NamedTuple):
     gain_noise: np.ndarray
     gain_error: np.ndarray
     dof: np.ndarray
+    is_diverged: np.ndarray
     is_ordered: bool
     is_scattered: bool = False
 
@@ -107,6 +111,7 @@ def of_axis(values: np.ndarray, given: Configurations, *, is_ordered: bool) -> L
         gain_noise=assumed,
         gain_error=np.hypot(given.gain_error[chosen], ROUNDING * scale),
         dof=np.full(len(chosen), np.inf),
+        is_diverged=~is_sound & given.is_diverged[chosen],
         is_ordered=is_ordered,
     )
     return _with_noise_of_neighbors(levels)
@@ -149,12 +154,12 @@ def noise_of_members(given: Configurations) -> np.ndarray:
 
 
 def _best_of_each(values: np.ndarray, given: Configurations) -> np.ndarray:
-    """The best sound configuration of each value; a diverged one where none is; those values left out of which none is known."""
+    """The best sound configuration of each value; a failed one where none is; those values left out of which none is known."""
     rank = np.where(given.is_sound, -noises.mean(given.ends), np.inf)
-    candidates = np.flatnonzero(np.isfinite(values) & (given.is_sound | given.is_diverged))
-    order = candidates[np.lexsort((rank[candidates], values[candidates]))]
+    candidates = np.flatnonzero(np.isfinite(values) & (given.is_sound | given.is_failed))
+    order = candidates[np.lexsort((given.is_diverged[candidates], rank[candidates], values[candidates]))]
     is_first = np.append(True, values[order][1:] != values[order][:-1])[: len(order)]
-    unknown = np.unique(values[~given.is_sound & ~given.is_diverged])
+    unknown = np.unique(values[~given.is_sound & ~given.is_failed])
     chosen = order[is_first]
     return chosen[given.is_sound[chosen] | ~np.isin(values[chosen], unknown)]
 
@@ -186,6 +191,7 @@ def merged(levels: Levels, size: int, *, from_the_end: bool = False) -> Levels:
         gain_noise=np.array([of_one(levels.gain_noise, run) for run in runs]),  # all may share the luck of one seed
         gain_error=np.array([np.median(levels.gain_error[run]) for run in runs]),  # that of one that exploded is vast
         dof=np.array([levels.dof[run].sum() for run in runs]),
+        is_diverged=np.array([levels.is_diverged[run].all() for run in runs]),
     )
 
 

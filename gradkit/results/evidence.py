@@ -94,10 +94,15 @@ def _members(hyper, fits, table, configurations, question: Question, reported: R
 def _rises(fits: Sequence[Fit], table: pd.DataFrame, metric: str) -> np.ndarray:
     """By how much a metric rose from start to end, of the training loss on one and the same batch."""
     if metric in (FINAL_LOSS, BEST_LOSS):
-        return np.array([fit.end_loss - fit.start_loss for fit in fits])
+        return _differences(np.array([fit.end_loss for fit in fits]), np.array([fit.start_loss for fit in fits]))
     initial = f"initial_{metric}"
     starts = table[initial].to_numpy(float) if initial in table else np.full(len(fits), np.nan)
-    return table[metric].to_numpy(float) - starts
+    return _differences(table[metric].to_numpy(float), starts)
+
+
+def _differences(ends: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Ends less starts; NaN from a start that is not finite, of which nothing can be told."""
+    return ends - np.where(np.isfinite(starts), starts, np.nan)
 
 
 def _errors(fit: Fit, metric: str, reported: Reported) -> tuple[float, float]:
@@ -162,6 +167,8 @@ def _in_whole_numbers(found: Range, values: list[Any]) -> Range:
 
 def _in_words(found: Ranking, labels: list[Any]) -> Ranking:
     """The ranking with values in place of codes."""
-    return found._replace(
-        values=tuple(labels[int(code)] for code in found.values), diverged=tuple(labels[int(code)] for code in found.diverged)
-    )
+
+    def words(codes):
+        return tuple(labels[int(code)] for code in codes)
+
+    return found._replace(values=words(found.values), diverged=words(found.diverged), not_finite=words(found.not_finite))
