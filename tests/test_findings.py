@@ -122,7 +122,7 @@ PLATEAU = np.array([1.99, 1.97, 1.93, 1.84, 1.6, 1.2, 0.8, 0.4, 0.05, 0.01, *[0.
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.005])
-@pytest.mark.parametrize("loss", [1.0, 100.0, 1e14])
+@pytest.mark.parametrize("loss", [3.0, 100.0, 1e14])
 @pytest.mark.parametrize(
     ("exploded", "works"),
     [([19], (8, 18)), ([18, 19], (8, 17)), ([0, 1], (8, 19)), ([13], (8, 19)), ([3, 11, 16], (8, 19)), ([2, 3, 4], (8, 19))],
@@ -157,6 +157,13 @@ def test_where_an_axis_ends_in_a_drop_the_last_that_work_do():
     ends = np.append(PLATEAU, 1.9)[:, None]
     assert of_one_axis(ends, values=np.arange(21))[1].high == 19
     assert of_one_axis(ends[::-1], values=np.arange(21))[1].low == 1
+
+
+def test_what_works_may_stand_beside_what_diverged():
+    ends = np.append(PLATEAU[:12], [1e-9, 1e25])[:, None]
+    is_last = np.arange(14) == 13
+    rate = of_one_axis(ends, np.arange(14), is_diverged=is_last, is_whole=~is_last, gain_error=np.where(is_last, 1e25, 0.0))[1]
+    assert (rate.high, rate.diverged) == (12, (13,))
 
 
 def test_an_edge_is_found_beside_a_member_that_exploded():
@@ -254,6 +261,27 @@ def test_what_gets_worse_is_told_and_nothing_is_advised(seeds):
     found, rate = of_one_axis(noisy([2.5, 3.5], seeds, 0.01))
     assert (found.has_gained, rate.worsened, rate.edge, rate.low) == (False, (1, 10), None, None)
     assert found.worsened.all()
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_luck_at_the_start_is_not_said_to_worsen_beside_what_gains(seeds):
+    """Starts and ends on one batch each: a value that does nothing ends above or below its start by chance."""
+    ends = noisy([2.0, 1.0, 0.1], seeds, 0.01)
+    lucky = ends - START + np.array([0.3, 0.0, 0.0])[:, None]
+    found = find(members(ends, gain_error=0.2)._replace(gain=-lucky.ravel()), (axis([1, 10, 100], seeds),))
+    assert (found.has_gained, found.ranges[0].worsened, found.ranges[0].barely_moved) == (True, (), (1,))
+    assert not found.worsened.any()
+    assert found.barely_moved.sum() == seeds
+    sure = find(members(ends)._replace(gain=-10 * lucky.ravel()), (axis([1, 10, 100], seeds),))
+    assert (sure.ranges[0].worsened, sure.worsened.sum()) == ((1,), seeds)
+
+
+def test_a_member_that_exploded_beside_one_that_diverged_worsened():
+    ends = noisy([1.0, 0.1, 1e9], 2, 0.01)
+    is_diverged = np.zeros((3, 2), bool)
+    is_diverged[2, 0] = True
+    found = find(members(ends, is_diverged=is_diverged, is_whole=~is_diverged), (axis([1, 10, 100], 2),))
+    assert found.worsened.tolist() == [False] * 5 + [True]
 
 
 def test_an_unknown_start_leaves_progress_unknown():

@@ -159,7 +159,8 @@ def _of_members(members: Members, given: Configurations, best_gain: float) -> tu
     noise = trends.noise_of_members(given)[members.configuration]
     bound = ranges.BARELY_MOVED_UP_TO * best_gain if best_gain > 0 else noise
     is_judged = members.is_whole & ~members.is_diverged
-    return is_judged & (np.abs(members.gain) <= bound), is_judged & (members.gain < -bound)
+    worse = is_judged & (members.gain < -np.maximum(bound, noise))
+    return is_judged & (members.gain <= bound) & ~worse, worse
 
 
 def _unique(values: np.ndarray) -> np.ndarray:

@@ -147,10 +147,12 @@ def noise_of_members(given: Configurations) -> np.ndarray:
     """By how much a member of each configuration may move by noise alone, [c]."""
     alone = each(given)
     found = gains(alone)
-    noise = np.full(len(given.scale), np.inf)
     of_one = found.error * np.sqrt(np.isfinite(alone.gains).sum(axis=1))
-    noise[alone.first.astype(int)] = noises.critical(0.01, found.dof) * of_one
-    return noise
+    told = alone.is_known  # of the others some member failed
+    noise, dof = np.hypot(ASSUMED_NOISE * given.scale, given.gain_error), np.full(len(given.scale), np.inf)
+    noise[alone.first[told].astype(int)] = of_one[told]
+    dof[alone.first[told].astype(int)] = found.dof[told]
+    return noises.critical(0.01, dof) * noise
 
 
 def _best_of_each(values: np.ndarray, given: Configurations) -> np.ndarray:
@@ -200,8 +202,8 @@ def mended(levels: Levels) -> Levels:
     if not levels.is_ordered or levels.ends.shape[1] > 2 or len(levels.first) < 5:
         return levels
     ends, gains = noises.mended(levels.ends), noises.mended(levels.gains)
-    beside = np.pad(levels.gain_error, 1, mode="edge")
-    beside = np.maximum(beside[:-2], beside[2:])  # what stands for a bad level is no less sure than its neighbors
+    beside = np.pad(np.where(levels.is_known, levels.gain_error, 0.0), 1)
+    beside = np.maximum(beside[:-2], beside[2:])  # what stands for a bad level is as sure as its neighbors
     is_bad = (gains > levels.gains).any(axis=1)
     return levels._replace(ends=ends, gains=gains, gain_error=np.where(is_bad, beside, levels.gain_error))
 
@@ -282,8 +284,8 @@ def _with_noise_of_neighbors(levels: Levels) -> Levels:
     if len(told) < noises.FEWEST_FOR_NOISE:
         return levels
     end_noise, gain_noise, dof = levels.end_noise.copy(), levels.gain_noise.copy(), levels.dof.copy()
-    of_ends = noises.of_trend(levels.ends[told])
-    end_noise[known] = np.interp(known, told, of_ends)  # what is lost has the noise of those beside it
-    gain_noise[known] = np.interp(known, told, np.minimum(noises.of_trend(levels.gains[told]), of_ends))
+    of_ends, of_gains = noises.of_trend(levels.ends[told]), noises.of_trend(levels.gains[told])
+    end_noise[known], gain_noise[known] = np.median(of_ends), np.median(np.minimum(of_gains, of_ends))
+    end_noise[told], gain_noise[told] = of_ends, np.minimum(of_gains, of_ends)
     dof[known] = 0.5 * (len(told) - 1)  # neighbors share values
     return levels._replace(end_noise=end_noise, gain_noise=gain_noise, dof=dof)

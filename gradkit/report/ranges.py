@@ -35,8 +35,8 @@ class Range(NamedTuple):
             ``None`` if the best stands alone.
         diverged: Values of which all configurations diverged.
         not_finite: Values of which all failed, but not all of them diverged: they ended without a metric that is finite.
-        barely_moved: Values that gained, or lost, no more than ``BARELY_MOVED_UP_TO`` of the best gain.
-        worsened: Values that lost more than that.
+        barely_moved: Values that gained no more than ``BARELY_MOVED_UP_TO`` of the best gain, and did not worsen.
+        worsened: Values that lost more than that, and more than the noise.
         edge: ``"lower"`` or ``"upper"`` if the metric still improves where the axis ends.
         is_inside: Whether both ends of the axis are worse than the best by more than the noise.
     """
@@ -123,11 +123,13 @@ def _lists(levels: Levels, number: int, best_gain: float) -> list[tuple[float, .
     """The values that diverged, those without a finite metric, those that barely moved, and those that ended worse."""
     gains, known = trends.gains(levels), levels.is_known
     is_not_finite = ~known & ~levels.is_diverged
-    bound = BARELY_MOVED_UP_TO * best_gain
-    is_still, is_worse = np.abs(gains.mean) <= bound, gains.mean < -bound
-    if best_gain <= 0:  # without progress to compare with, the noise is the measure
-        is_worse = gains._replace(mean=-gains.mean).is_above(0.0, CHANCE / number)
-        is_still = ~is_worse
+    is_worse = gains._replace(mean=-gains.mean).is_above(0.0, CHANCE / number)
+    if best_gain <= 0:  # without progress to compare with, the noise alone is the measure
+        is_still = np.isfinite(gains.mean) & ~is_worse
+    else:
+        bound = BARELY_MOVED_UP_TO * best_gain
+        is_worse &= gains.mean < -bound
+        is_still = (gains.mean <= bound) & ~is_worse
     masks = (levels.is_diverged, is_not_finite, known & is_still, known & is_worse)
     listed = [tuple(levels.first[mask].tolist()) for mask in masks]
     return [() if levels.is_scattered and _is_interspersed(values, levels) else values for values in listed]
