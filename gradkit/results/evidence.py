@@ -92,9 +92,11 @@ def _members(hyper, fits, table, configurations, question: Question, reported: R
 
 
 def _rises(fits: Sequence[Fit], table: pd.DataFrame, metric: str) -> np.ndarray:
-    """By how much a metric rose from start to end, of the training loss on one and the same batch."""
+    """By how much a metric rose from start to end, of the training loss on one and the same batch where that was looked at."""
     if metric in (FINAL_LOSS, BEST_LOSS):
-        return _differences(np.array([fit.end_loss for fit in fits]), np.array([fit.start_loss for fit in fits]))
+        ends = np.array([fit.end_loss for fit in fits])
+        ends = np.where(np.isnan(ends), table[FINAL_LOSS].to_numpy(float), ends)
+        return _differences(ends, np.array([fit.start_loss for fit in fits]))
     initial = f"initial_{metric}"
     starts = table[initial].to_numpy(float) if initial in table else np.full(len(fits), np.nan)
     return _differences(table[metric].to_numpy(float), starts)
@@ -113,7 +115,8 @@ def _errors(fit: Fit, metric: str, reported: Reported) -> tuple[float, float]:
     rows = _finite(fit.history.get(names.get(metric, "loss")))
     last = max(len(rows) // 20, 1)
     of_last = _noise(rows[-max(last, ROWS_AT_THE_ENDS) :])
-    of_first = of_last if metric not in names else _noise(rows[:ROWS_AT_THE_ENDS])
+    is_on_one_batch = metric not in names and not np.isnan(fit.end_loss)
+    of_first = of_last if is_on_one_batch else _noise(rows[:ROWS_AT_THE_ENDS])
     return of_first, float(of_last / np.sqrt(last))
 
 
