@@ -90,6 +90,14 @@ def test_an_edge_is_told_where_the_metric_still_improves(side):
     assert of_one_axis(ends if side == "upper" else ends[::-1])[1].edge == side
 
 
+def test_nothing_lies_below_an_axis_that_begins_at_zero():
+    ends = noisy([0.1, 0.4, 1.0, 1.5], 3, 0.02)
+    rate = of_one_axis(ends, values=[0.0, 0.3, 0.6, 0.9])[1]
+    assert (rate.edge, rate.is_inside, rate.best, rate.low) == (None, False, 0.0, 0.0)
+    assert of_one_axis(ends, values=[-0.3, 0.0, 0.3, 0.6])[1].edge == "lower"
+    assert of_one_axis(ends[::-1], values=[0.0, 0.3, 0.6, 0.9])[1].edge == "upper"
+
+
 def test_an_optimum_inside_is_told():
     rate = of_one_axis(noisy([1.9, 1.0, 0.1, 1.0, 1.9], 3, 0.03))[1]
     assert (rate.best, rate.is_inside, rate.edge, rate.low, rate.high) == (100, True, None, 100, 100)

@@ -37,7 +37,8 @@ class Range(NamedTuple):
         not_finite: Values of which all failed, but not all of them diverged: they ended without a metric that is finite.
         barely_moved: Values that gained no more than ``BARELY_MOVED_UP_TO`` of the best gain, and did not worsen.
         worsened: Values that lost more than that, and more than the noise.
-        edge: ``"lower"`` or ``"upper"`` if the metric still improves where the axis ends.
+        edge: ``"lower"`` or ``"upper"`` if the metric still improves where the axis ends, and it could go on: an axis from 0
+            up (a momentum, a penalty) has nothing below.
         is_inside: Whether both ends of the axis are worse than the best by more than the noise.
     """
 
@@ -97,7 +98,8 @@ def range_of(name: str, levels: Levels, number: int, best_gain: float) -> Range:
     edge, works, is_inside = None, np.zeros(len(trend.first), bool), False
     ties = works
     if best_gain > 0 and trend.is_known.any():
-        edge = next((side for side in ("lower", "upper") if _is_edge(trend, side)), None)
+        sides = ("upper",) if trend.first[0] == 0 else ("lower", "upper")
+        edge = next((side for side in sides if _is_edge(trend, side)), None)
         works, ties, is_inside = _standing(trends.mended(trend), number)
     low, high = _ends(trend, works)
     tie_low, tie_high = _ends(trend, ties) if edge is None else (None, None)
