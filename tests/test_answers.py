@@ -189,6 +189,14 @@ def test_the_steps_of_the_plot_are_steps_where_the_history_is_thinned():
     assert all(line.get_xdata().tolist() == list(range(0, STEPS, 11)) for line in lines)
 
 
+@pytest.mark.parametrize("every", [1, 3, 11, 20])
+def test_curves_end_with_the_last_step_made(every):
+    curves = sweep(gk.grid(learning_rate=RATES[:2]), lambda h: VALLEY[h["learning_rate"]], every=every).curves()
+    of_first = curves[curves.member == 0].step.tolist()
+    assert of_first == [*range(0, STEPS, every), STEPS]
+    assert curves.loss.notna().sum() == 2 * (len(of_first) - 1)
+
+
 def test_a_plot_of_sizes_has_them_in_order_and_none_among_them():
     figure = sweep(gk.grid(batch_size=[None, 128, 16], seed=range(2)), lambda h: 0.5).plot()
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["16", "128", "None"]
