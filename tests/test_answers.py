@@ -111,6 +111,32 @@ def test_batch_sizes_at_equal_steps_have_not_seen_equally_much():
     assert "after equally many steps batch_size=64 has seen 4x the data of batch_size=16" in text
 
 
+def test_values_that_only_python_calls_equal_are_several():
+    values = [False, 0.0, 0.1, 1, True]
+    result = sweep(gk.grid(flag=gk.static(values), seed=range(3)), lambda h: 1.0 + 0.1 * [repr(h["flag"])].count("True"))
+    (words,) = result.summary().rankings
+    assert sorted(map(repr, words.values)) == sorted(map(repr, values))
+    assert repr(words.values[4]) == "True"
+    assert len(result.plot().axes[0].get_xticklabels()) == 5
+    two = sweep(gk.grid(flag=gk.static([False, 0.0]), seed=range(3)), lambda h: 0.5)
+    assert two.plot().axes[0].get_xlabel() == "flag"
+    assert [label.get_text() for label in two.plot().axes[0].get_xticklabels()] == ["0.0", "False"]
+
+
+def test_functions_of_one_name_are_told_apart():
+    def started(scale):
+        def init():
+            return scale
+
+        return init
+
+    starts = [started(1.0), started(0.2), max]
+    result = sweep(gk.grid(start=starts, seed=range(3)), lambda h: 1.5 if h["start"] is max else h["start"]())
+    (words,) = result.summary().rankings
+    assert words.values == ("init 1", "init 0", "max")
+    assert "start: init 1 (0." in repr(result)
+
+
 def test_members_that_were_stopped_say_nothing():
     stops = dict(zip(RATES, [1.9, 1.0, 0.1, Status.STOPPED, Status.STOPPED]))
     text = repr(sweep(gk.grid(learning_rate=RATES, seed=range(3)), lambda h: stops[h["learning_rate"]]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradkit.contracts import Status
+from gradkit.engine.programs import Static
 from gradkit.questions import BEST_LOSS, FINAL_LOSS, Question, Reported
 from gradkit.report import findings, noises
 from gradkit.report.findings import Axis, Findings, Members
@@ -38,12 +40,12 @@ def find(
     names = [name for name in every if name != question.over and not is_replicate(name)]
     columns = {name: [_value(member, name) for member in hyper] for name in names}
     labels = {name: _labels(values) for name, values in columns.items()}
-    axes = tuple(_axis(name, values, labels[name]) for name, values in columns.items())
+    axes = tuple(_axis(name, values, list(labels[name])) for name, values in columns.items())
     members = _members(hyper, fits, table, configurations, question, reported)
     found = findings.find(members, axes)
     return found._replace(
         ranges=tuple(_in_whole_numbers(each, columns[each.name]) for each in found.ranges),
-        rankings=tuple(_in_words(each, labels[each.name]) for each in found.rankings),
+        rankings=tuple(_in_words(each, list(labels[each.name].values())) for each in found.rankings),
     )
 
 
@@ -143,16 +145,33 @@ def _is_blank(value: Any) -> bool:
     return isinstance(value, float) and math.isnan(value)
 
 
-def _labels(values: list[Any]) -> list[Any]:
-    """The values of an axis that are no numbers, in order of appearance, as a reader knows them."""
-    return list(dict.fromkeys(readable(value) for value in values if not _is_blank(value)))
+def _labels(values: list[Any]) -> dict[Static, Any]:
+    """The values of an axis that are no numbers, in order of appearance, and how a reader knows each.
+
+    Values of another type are others, though Python may call them equal; those of one name are numbered.
+
+    >>> list(_labels([False, 0.0, max, False]).values())
+    [False, 0.0, 'max']
+    """
+    labels = {_known(value): readable(value) for value in values if not _is_blank(value)}
+    alike = collections.Counter(map(str, labels.values()))
+    number = collections.Counter()
+    for each, label in labels.items():
+        if alike[str(label)] > 1:
+            labels[each] = f"{label} {number[str(label)]}"
+            number[str(label)] += 1
+    return labels
 
 
-def _axis(name: str, values: list[Any], labels: list[Any]) -> Axis:
+def _known(value: Any) -> Static:
+    return Static({"value": value})
+
+
+def _axis(name: str, values: list[Any], known: list[Static]) -> Axis:
     if all(_is_number(value) for value in values):
         return Axis(name, np.array(values, float))
-    codes = {label: float(code) for code, label in enumerate(labels)}
-    return Axis(name, np.array([np.nan if _is_blank(value) else codes[readable(value)] for value in values]), is_range=False)
+    codes = {each: float(code) for code, each in enumerate(known)}
+    return Axis(name, np.array([np.nan if _is_blank(value) else codes[_known(value)] for value in values]), is_range=False)
 
 
 def _in_whole_numbers(found: Range, values: list[Any]) -> Range:
