@@ -111,6 +111,13 @@ def test_batch_sizes_at_equal_steps_have_not_seen_equally_much():
     assert "after equally many steps batch_size=64 has seen 4x the data of batch_size=16" in text
 
 
+def test_batch_sizes_are_compared_among_members_of_equally_many_steps():
+    note = "after equally many steps batch_size=16 has seen 4x the data of batch_size=4"
+    assert note in repr(sweep(gk.grid(batch_size=[4, 16], steps=[50, 100]), lambda h: 0.5))
+    assert "after equally many" not in repr(sweep(gk.zipped(batch_size=[4, 16], steps=[200, 50]), lambda h: 0.5))
+    assert "after equally many" not in repr(sweep(gk.grid(learning_rate=RATES[:2], steps=[50, 100]), lambda h: 0.5))
+
+
 def test_values_that_only_python_calls_equal_are_several():
     values = [False, 0.0, 0.1, 1, True]
     result = sweep(gk.grid(flag=gk.static(values), seed=range(3)), lambda h: 1.0 + 0.1 * [repr(h["flag"])].count("True"))

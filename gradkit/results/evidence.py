@@ -61,14 +61,23 @@ def is_replicate(name: str) -> bool:
 def notes(hyper: Sequence[dict[str, Any]], question: Question) -> list[str]:
     """What the reader must know to compare members fairly."""
     told = []
-    sizes = {size for member in hyper if _is_number(size := member.get("batch_size"))}
-    if len(sizes) > 1 and "steps" not in hyper[0]:
+    sizes = max(_sizes_of_each(hyper).values(), key=lambda sizes: max(sizes) / min(sizes), default={1})
+    if len(sizes) > 1:
         times = max(sizes) / min(sizes)
         told.append(f"after equally many steps batch_size={max(sizes)} has seen {times:.3g}x the data of batch_size={min(sizes)}")
     if question.over not in hyper[0]:
         names = [name for name in hyper[0] if is_replicate(name)]
         told += [f"{name} numbers what is drawn alike and has no best value: over={name!r} averages over it" for name in names]
     return told
+
+
+def _sizes_of_each(hyper: Sequence[dict[str, Any]]) -> dict[Any, set[int]]:
+    """The batch sizes of the members that make equally many steps, by that number."""
+    sizes: dict[Any, set[int]] = {}
+    for member in hyper:
+        if _is_number(size := member.get("batch_size")):
+            sizes.setdefault(member.get("steps"), set()).add(size)
+    return sizes
 
 
 def _members(hyper, fits, table, configurations, question: Question, reported: Reported) -> Members:
