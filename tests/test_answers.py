@@ -111,6 +111,39 @@ def test_batch_sizes_at_equal_steps_have_not_seen_equally_much():
     assert "after equally many steps batch_size=64 has seen 4x the data of batch_size=16" in text
 
 
+def test_batch_sizes_are_compared_among_members_of_equally_many_steps():
+    note = "after equally many steps batch_size=16 has seen 4x the data of batch_size=4"
+    assert note in repr(sweep(gk.grid(batch_size=[4, 16], steps=[50, 100]), lambda h: 0.5))
+    assert "after equally many" not in repr(sweep(gk.zipped(batch_size=[4, 16], steps=[200, 50]), lambda h: 0.5))
+    assert "after equally many" not in repr(sweep(gk.grid(learning_rate=RATES[:2], steps=[50, 100]), lambda h: 0.5))
+
+
+def test_values_that_only_python_calls_equal_are_several():
+    values = [False, 0.0, 0.1, 1, True]
+    result = sweep(gk.grid(flag=gk.static(values), seed=range(3)), lambda h: 1.0 + 0.1 * [repr(h["flag"])].count("True"))
+    (words,) = result.summary().rankings
+    assert sorted(map(repr, words.values)) == sorted(map(repr, values))
+    assert repr(words.values[4]) == "True"
+    assert len(result.plot().axes[0].get_xticklabels()) == 5
+    two = sweep(gk.grid(flag=gk.static([False, 0.0]), seed=range(3)), lambda h: 0.5)
+    assert two.plot().axes[0].get_xlabel() == "flag"
+    assert [label.get_text() for label in two.plot().axes[0].get_xticklabels()] == ["0.0", "False"]
+
+
+def test_functions_of_one_name_are_told_apart():
+    def started(scale):
+        def init():
+            return scale
+
+        return init
+
+    starts = [started(1.0), started(0.2), max]
+    result = sweep(gk.grid(start=starts, seed=range(3)), lambda h: 1.5 if h["start"] is max else h["start"]())
+    (words,) = result.summary().rankings
+    assert words.values == ("init 1", "init 0", "max")
+    assert "start: init 1 (0." in repr(result)
+
+
 def test_members_that_were_stopped_say_nothing():
     stops = dict(zip(RATES, [1.9, 1.0, 0.1, Status.STOPPED, Status.STOPPED]))
     text = repr(sweep(gk.grid(learning_rate=RATES, seed=range(3)), lambda h: stops[h["learning_rate"]]))
@@ -130,6 +163,50 @@ def test_one_seed_and_few_values_are_told_to_show_no_noise():
     assert "one member per value does not show the noise: 5% of the metric is taken for it" in text
 
 
+JOINED = gk.grid(optimizer=["sgd"], momentum=[0.5, 0.9]) + gk.grid(optimizer=["adam"], b2=[0.99, 0.999])
+PRODUCT = gk.grid(optimizer=["sgd", "adam"], momentum=[0.5, 0.9], b2=[0.99, 0.999], seed=range(2))
+
+
+@pytest.mark.parametrize("space", [JOINED, PRODUCT])
+@pytest.mark.parametrize("left", [Status.PRUNED, Status.STOPPED])
+def test_an_axis_of_which_no_member_ended_is_not_spoken_of(space, left):
+    result = sweep(space, lambda h: 0.1 + 0.1 * h.get("momentum", 0.0) if h["optimizer"] == "sgd" else left)
+    text = repr(result)
+    for name in ("momentum", "b2", "optimizer"):
+        assert result.plot(axis=name)
+    if space is JOINED:
+        assert "b2: " not in text
+    assert all(word not in text for word in ("diverged", "no finite", "nan", "extend"))
+    assert ("momentum: works from 0.5 to 0.9" in text) == (left == Status.STOPPED)
+
+
+@pytest.mark.parametrize("end", [np.inf, np.nan])
+def test_an_axis_none_of_whose_members_has_a_finite_metric_says_so(end):
+    result = sweep(JOINED, lambda h: 0.1 if h["optimizer"] == "adam" else end)
+    text = repr(result)
+    assert "momentum: no value has a finite validation_loss" in text
+    assert "optimizer: adam (0." in text
+    assert "    no finite validation_loss at sgd" in text
+    assert result.plot(axis="momentum") and result.plot()
+
+
+@pytest.mark.parametrize("end", [np.inf, np.nan])
+def test_values_without_a_finite_metric_were_tried(end):
+    ends = dict(zip(RATES, [1.9, 1.0, 0.1, end, Status.DIVERGED]))
+    result = sweep(gk.grid(learning_rate=RATES, seed=range(3)), lambda h: ends[h["learning_rate"]])
+    (axis,) = result.summary().axes
+    assert (axis.last, axis.edge, axis.not_finite, axis.diverged) == (1.0, None, (0.1,), (1.0,))
+    assert "    no finite validation_loss at 0.1" in repr(result)
+    assert "extend" not in repr(result)
+
+
+def test_what_is_infinite_from_start_to_end_raises_no_warning():
+    ends = dict(zip(RATES, [np.inf, 1.0, 0.1, 1.0, 1.1]))
+    text = repr(sweep(gk.grid(learning_rate=RATES), lambda h: ends[h["learning_rate"]], start=np.inf))
+    assert "learning_rate: what works is unknown, as the start is" in text
+    assert "    no finite validation_loss at 0.0001" in text
+
+
 @pytest.mark.long
 def test_thirty_thousand_rates_of_one_seed_print_a_range():
     rates = np.geomspace(1e-5, 1, 30_000)
@@ -143,6 +220,14 @@ def test_the_steps_of_the_plot_are_steps_where_the_history_is_thinned():
     result = sweep(gk.grid(learning_rate=RATES, seed=range(2)), lambda h: VALLEY[h["learning_rate"]], every=11)
     lines = result.plot().axes[1].lines
     assert all(line.get_xdata().tolist() == list(range(0, STEPS, 11)) for line in lines)
+
+
+@pytest.mark.parametrize("every", [1, 3, 11, 20])
+def test_curves_end_with_the_last_step_made(every):
+    curves = sweep(gk.grid(learning_rate=RATES[:2]), lambda h: VALLEY[h["learning_rate"]], every=every).curves()
+    of_first = curves[curves.member == 0].step.tolist()
+    assert of_first == [*range(0, STEPS, every), STEPS]
+    assert curves.loss.notna().sum() == 2 * (len(of_first) - 1)
 
 
 def test_a_plot_of_sizes_has_them_in_order_and_none_among_them():

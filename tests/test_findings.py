@@ -90,6 +90,14 @@ def test_an_edge_is_told_where_the_metric_still_improves(side):
     assert of_one_axis(ends if side == "upper" else ends[::-1])[1].edge == side
 
 
+def test_nothing_lies_below_an_axis_that_begins_at_zero():
+    ends = noisy([0.1, 0.4, 1.0, 1.5], 3, 0.02)
+    rate = of_one_axis(ends, values=[0.0, 0.3, 0.6, 0.9])[1]
+    assert (rate.edge, rate.is_inside, rate.best, rate.low) == (None, False, 0.0, 0.0)
+    assert of_one_axis(ends, values=[-0.3, 0.0, 0.3, 0.6])[1].edge == "lower"
+    assert of_one_axis(ends[::-1], values=[0.0, 0.3, 0.6, 0.9])[1].edge == "upper"
+
+
 def test_an_optimum_inside_is_told():
     rate = of_one_axis(noisy([1.9, 1.0, 0.1, 1.0, 1.9], 3, 0.03))[1]
     assert (rate.best, rate.is_inside, rate.edge, rate.low, rate.high) == (100, True, None, 100, 100)
@@ -118,6 +126,66 @@ def test_one_unlucky_member_does_not_cut_the_range():
     assert (of_one_axis(ends)[1].low, of_one_axis(ends)[1].high) == (whole.low, whole.high) == (1e4, 1e8)
 
 
+PLATEAU = np.array([1.99, 1.97, 1.93, 1.84, 1.6, 1.2, 0.8, 0.4, 0.05, 0.01, *[0.0] * 9, 0.01])
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.005])
+@pytest.mark.parametrize("loss", [3.0, 100.0, 1e14])
+@pytest.mark.parametrize(
+    ("exploded", "works"),
+    [([19], (8, 18)), ([18, 19], (8, 17)), ([0, 1], (8, 19)), ([13], (8, 19)), ([3, 11, 16], (8, 19)), ([2, 3, 4], (8, 19))],
+)
+def test_members_that_exploded_are_not_the_noise_of_others(exploded, works, loss, noise):
+    ends = noisy(PLATEAU, 1, noise)
+    ends[exploded, 0] = START + loss * 30.0 ** np.arange(len(exploded))
+    found, rate = of_one_axis(ends, values=np.arange(20))
+    assert (found.has_gained, rate.low, rate.high) == (True, *works)
+    assert (rate.worsened, rate.edge) == (tuple(exploded), None)
+
+
+def test_a_range_is_read_off_where_most_members_exploded():
+    exploded = START + 1e3 * 1e2 ** np.arange(12)
+    found, rate = of_one_axis(np.append(PLATEAU[4:], exploded)[:, None], values=np.arange(28))
+    assert (found.has_gained, rate.low, rate.high) == (True, 4, 15)
+    many = np.concatenate([np.repeat(PLATEAU, 20), START + 10 ** np.linspace(0, 30, 400)])
+    found, rate = of_one_axis(many[:, None], values=np.arange(800))
+    assert found.has_gained
+    assert (rate.low, rate.high) == (pytest.approx(160, abs=20), pytest.approx(399, abs=20))
+
+
+def test_several_that_exploded_inside_break_the_range_but_not_what_is_left_of_it():
+    ends = noisy(PLATEAU, 1, 0.001)
+    ends[[12, 13], 0] = 1e9
+    ends[15, 0] -= 0.01  # the best
+    rate = of_one_axis(ends, values=np.arange(20))[1]
+    assert (rate.low, rate.high, rate.worsened) == (14, 19, (12, 13))
+
+
+def test_where_an_axis_ends_in_a_drop_the_last_that_work_do():
+    ends = np.append(PLATEAU, 1.9)[:, None]
+    assert of_one_axis(ends, values=np.arange(21))[1].high == 19
+    assert of_one_axis(ends[::-1], values=np.arange(21))[1].low == 1
+
+
+def test_what_works_may_stand_beside_what_diverged():
+    ends = np.append(PLATEAU[:12], [1e-9, 1e25])[:, None]
+    is_last = np.arange(14) == 13
+    rate = of_one_axis(ends, np.arange(14), is_diverged=is_last, is_whole=~is_last, gain_error=np.where(is_last, 1e25, 0.0))[1]
+    assert (rate.high, rate.diverged) == (12, (13,))
+
+
+def test_an_edge_is_found_beside_a_member_that_exploded():
+    ends = noisy(np.linspace(1.9, 0.1, 16), 1, 0.01)
+    ends[6] = 1e12
+    assert of_one_axis(ends, values=np.arange(16))[1].edge == "upper"
+
+
+def test_a_start_that_is_unknown_at_one_value_hides_no_other():
+    ends, start = noisy(PLATEAU, 1, 0.001), np.full(20, START)
+    start[3] = np.inf
+    assert of_one_axis(ends, values=np.arange(20), start=start)[1].low == 8
+
+
 def test_a_diverged_configuration_never_makes_a_value_work_and_diverged_are_values_without_another():
     ends = noisy([1.9, 0.1, 0.1, 1.8], 3, 0.02)
     is_diverged = np.zeros((8, 3), bool)
@@ -128,6 +196,13 @@ def test_a_diverged_configuration_never_makes_a_value_work_and_diverged_are_valu
     rate = find(members(both, is_diverged=is_diverged, is_whole=~is_diverged), axes).ranges[0]
     assert rate.diverged == (100,)
     assert (rate.low, rate.high) == (10, 10)
+
+
+def test_a_metric_that_is_infinite_where_a_member_ended_does_not_work():
+    given = members(noisy([1.9, 0.1, 0.1, 0.1], 1, 0.01))
+    lost = np.array([0.0, 0.0, 0.0, np.inf])
+    rate = find(given._replace(gain=given.gain - lost), (axis([1, 10, 100, 1000], 1),)).ranges[0]
+    assert (rate.low, rate.high, rate.last, rate.not_finite, rate.diverged) == (10, 100, 1000, (1000,), ())
 
 
 def test_members_that_did_not_end_as_planned_are_left_out():
@@ -194,6 +269,27 @@ def test_what_gets_worse_is_told_and_nothing_is_advised(seeds):
     found, rate = of_one_axis(noisy([2.5, 3.5], seeds, 0.01))
     assert (found.has_gained, rate.worsened, rate.edge, rate.low) == (False, (1, 10), None, None)
     assert found.worsened.all()
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_luck_at_the_start_is_not_said_to_worsen_beside_what_gains(seeds):
+    """Starts and ends on one batch each: a value that does nothing ends above or below its start by chance."""
+    ends = noisy([2.0, 1.0, 0.1], seeds, 0.01)
+    lucky = ends - START + np.array([0.3, 0.0, 0.0])[:, None]
+    found = find(members(ends, gain_error=0.2)._replace(gain=-lucky.ravel()), (axis([1, 10, 100], seeds),))
+    assert (found.has_gained, found.ranges[0].worsened, found.ranges[0].barely_moved) == (True, (), (1,))
+    assert not found.worsened.any()
+    assert found.barely_moved.sum() == seeds
+    sure = find(members(ends)._replace(gain=-10 * lucky.ravel()), (axis([1, 10, 100], seeds),))
+    assert (sure.ranges[0].worsened, sure.worsened.sum()) == ((1,), seeds)
+
+
+def test_a_member_that_exploded_beside_one_that_diverged_worsened():
+    ends = noisy([1.0, 0.1, 1e9], 2, 0.01)
+    is_diverged = np.zeros((3, 2), bool)
+    is_diverged[2, 0] = True
+    found = find(members(ends, is_diverged=is_diverged, is_whole=~is_diverged), (axis([1, 10, 100], 2),))
+    assert found.worsened.tolist() == [False] * 5 + [True]
 
 
 def test_an_unknown_start_leaves_progress_unknown():

@@ -139,3 +139,12 @@ def test_no_more_is_grown_and_nothing_said_where_steps_add_for_ever():
     growing = gk.Descent(lambda *_: jnp.ones(()), step, lambda state, growths: growths, lambda params, batch: jnp.sum(params))
     fit = gk.fit(growing, jnp.zeros(1), steps=5, **QUIET)
     assert np.isnan(fit.end_loss) and fit.has_moved and fit.remarks == ()
+
+
+def test_trees_are_judged_by_the_loss_that_their_first_step_saw():
+    data = (gk.boosting.bin(np.arange(64.0)[:, None]), np.arange(64.0))
+    make = lambda h: gk.boosting.descent(gk.losses.squared, learning_rate=h.rate, depth=2)  # noqa: E731
+    sweep = gk.sweep(make, data, gk.grid(rate=[1e-6, 0.1, 0.3]), steps=10, **QUIET)
+    (axis,) = sweep.summary().axes
+    assert (sweep.summary().has_gained, axis.barely_moved, axis.high) == (True, (1e-6,), pytest.approx(0.3))
+    assert "unknown" not in repr(sweep)

@@ -58,8 +58,8 @@ class Findings(NamedTuple):
 
     Attributes:
         has_gained: Whether the best beats doing nothing by more than the noise; ``None`` if its gain is unknown.
-        ranges: Of the axes with an order and more than one value.
-        rankings: Of the others.
+        ranges: Of the axes with an order and more than one value, but for those of which no value is known to have ended.
+        rankings: Of the others, likewise.
         barely_moved, worsened: Whether each member did, [m]; neither for those that diverged or are not whole.
         is_noise_assumed: Whether nothing measures the noise, so that a share of the metric stands in.
     """
@@ -84,6 +84,7 @@ def find(members: Members, axes: tuple[Axis, ...]) -> Findings:
     axes = tuple(axis._replace(values=axis.values[first]) for axis in axes if len(_unique(axis.values)) > 1)
     ordered = {axis.name: levels for axis in axes if axis.is_range if (levels := _levels(axis, axes, given)) is not None}
     words = {axis.name: trends.of_axis(axis.values, given, is_ordered=False) for axis in axes if not axis.is_range}
+    ordered, words = ({name: levels for name, levels in each.items() if len(levels.first)} for each in (ordered, words))
     best_gain = _best_gain(trends.each(given), ordered, len(first))
     still, worse = _of_members(members, given, best_gain)
     return Findings(
@@ -108,7 +109,8 @@ def _configurations(members: Members) -> Configurations:
         table[row, column] = values[order]
         return table
 
-    is_taken = members.is_whole & ~members.is_diverged & np.isfinite(members.end)
+    # a metric that is finite on average, but no longer where the member ended, counts as lost
+    is_taken = members.is_whole & ~members.is_diverged & np.isfinite(members.end) & (members.gain != -np.inf)
     sign = 1.0 if members.is_max else -1.0
     end = np.where(is_taken, members.end, np.nan)
     gain = np.where(is_taken & np.isfinite(members.gain), members.gain, np.nan)
@@ -120,6 +122,7 @@ def _configurations(members: Members) -> Configurations:
         gain_error=spread(members.gain_error, 0.0).max(axis=1),
         scale=spread(np.nan_to_num(scale), 0.0).max(axis=1),
         is_diverged=spread(members.is_diverged, False).any(axis=1),
+        is_failed=spread(members.is_diverged | members.is_whole & ~is_taken, False).any(axis=1),
         is_sound=spread(is_taken, True).all(axis=1),
     )
 
@@ -156,7 +159,8 @@ def _of_members(members: Members, given: Configurations, best_gain: float) -> tu
     noise = trends.noise_of_members(given)[members.configuration]
     bound = ranges.BARELY_MOVED_UP_TO * best_gain if best_gain > 0 else noise
     is_judged = members.is_whole & ~members.is_diverged
-    return is_judged & (np.abs(members.gain) <= bound), is_judged & (members.gain < -bound)
+    worse = is_judged & (members.gain < -np.maximum(bound, noise))
+    return is_judged & (members.gain <= bound) & ~worse, worse
 
 
 def _unique(values: np.ndarray) -> np.ndarray:

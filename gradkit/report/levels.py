@@ -28,6 +28,7 @@ class Configurations(NamedTuple):
         end_error, gain_error: Standard errors for the data they were measured on, which all replicates may share, [c].
         scale: The size of the numbers compared, [c].
         is_diverged: Whether a member diverged, [c].
+        is_failed: Whether a member did, or ended without a metric that is finite, [c].
         is_sound: Whether all members ended as planned, with a finite metric, [c].
     """
 
@@ -37,6 +38,7 @@ class Configurations(NamedTuple):
     gain_error: np.ndarray
     scale: np.ndarray
     is_diverged: np.ndarray
+    is_failed: np.ndarray
     is_sound: np.ndarray
 
 
@@ -45,7 +47,8 @@ class Levels(NamedTuple):
 
     Attributes:
         first, last: The lowest and highest value of the level; equal unless values were taken together, [k].
-        ends, gains: [k, r]; NaN where all configurations diverged.
+        ends, gains: [k, r]; NaN where all configurations failed.
+        is_diverged: Whether all of them diverged, [k].
         end_noise, gain_noise: Standard errors of a row with one replicate, [k].
         gain_error: Of the gain for the data it was measured on, which all replicates may share, [k].
         dof: Degrees of freedom of the noise of a row with one replicate, [k].
@@ -61,6 +64,7 @@ class Levels(NamedTuple):
     gain_noise: np.ndarray
     gain_error: np.ndarray
     dof: np.ndarray
+    is_diverged: np.ndarray
     is_ordered: bool
     is_scattered: bool = False
 
@@ -107,6 +111,7 @@ def of_axis(values: np.ndarray, given: Configurations, *, is_ordered: bool) -> L
         gain_noise=assumed,
         gain_error=np.hypot(given.gain_error[chosen], ROUNDING * scale),
         dof=np.full(len(chosen), np.inf),
+        is_diverged=~is_sound & given.is_diverged[chosen],
         is_ordered=is_ordered,
     )
     return _with_noise_of_neighbors(levels)
@@ -142,19 +147,21 @@ def noise_of_members(given: Configurations) -> np.ndarray:
     """By how much a member of each configuration may move by noise alone, [c]."""
     alone = each(given)
     found = gains(alone)
-    noise = np.full(len(given.scale), np.inf)
     of_one = found.error * np.sqrt(np.isfinite(alone.gains).sum(axis=1))
-    noise[alone.first.astype(int)] = noises.critical(0.01, found.dof) * of_one
-    return noise
+    told = alone.is_known  # of the others some member failed
+    noise, dof = np.hypot(ASSUMED_NOISE * given.scale, given.gain_error), np.full(len(given.scale), np.inf)
+    noise[alone.first[told].astype(int)] = of_one[told]
+    dof[alone.first[told].astype(int)] = found.dof[told]
+    return noises.critical(0.01, dof) * noise
 
 
 def _best_of_each(values: np.ndarray, given: Configurations) -> np.ndarray:
-    """The best sound configuration of each value; a diverged one where none is; those values left out of which none is known."""
+    """The best sound configuration of each value; a failed one where none is; those values left out of which none is known."""
     rank = np.where(given.is_sound, -noises.mean(given.ends), np.inf)
-    candidates = np.flatnonzero(np.isfinite(values) & (given.is_sound | given.is_diverged))
-    order = candidates[np.lexsort((rank[candidates], values[candidates]))]
+    candidates = np.flatnonzero(np.isfinite(values) & (given.is_sound | given.is_failed))
+    order = candidates[np.lexsort((given.is_diverged[candidates], rank[candidates], values[candidates]))]
     is_first = np.append(True, values[order][1:] != values[order][:-1])[: len(order)]
-    unknown = np.unique(values[~given.is_sound & ~given.is_diverged])
+    unknown = np.unique(values[~given.is_sound & ~given.is_failed])
     chosen = order[is_first]
     return chosen[given.is_sound[chosen] | ~np.isin(values[chosen], unknown)]
 
@@ -184,8 +191,9 @@ def merged(levels: Levels, size: int, *, from_the_end: bool = False) -> Levels:
         gains=np.array([noises.median(levels.gains[run]) for run in runs]),
         end_noise=np.array([of_median(levels.end_noise, run) for run in runs]),
         gain_noise=np.array([of_one(levels.gain_noise, run) for run in runs]),  # all may share the luck of one seed
-        gain_error=np.array([levels.gain_error[run].max() for run in runs]),
+        gain_error=np.array([np.median(levels.gain_error[run]) for run in runs]),  # that of one that exploded is vast
         dof=np.array([levels.dof[run].sum() for run in runs]),
+        is_diverged=np.array([levels.is_diverged[run].all() for run in runs]),
     )
 
 
@@ -193,7 +201,11 @@ def mended(levels: Levels) -> Levels:
     """Each level no worse than both its neighbors, where it has so few replicates that a single bad one decides."""
     if not levels.is_ordered or levels.ends.shape[1] > 2 or len(levels.first) < 5:
         return levels
-    return levels._replace(ends=noises.mended(levels.ends), gains=noises.mended(levels.gains))
+    ends, gains = noises.mended(levels.ends), noises.mended(levels.gains)
+    beside = np.pad(np.where(levels.is_known, levels.gain_error, 0.0), 1)
+    beside = np.maximum(beside[:-2], beside[2:])  # what stands for a bad level is as sure as its neighbors
+    is_bad = (gains > levels.gains).any(axis=1)
+    return levels._replace(ends=ends, gains=gains, gain_error=np.where(is_bad, beside, levels.gain_error))
 
 
 def gains(levels: Levels) -> Measured:
@@ -264,11 +276,16 @@ def _about(values: np.ndarray, *, is_ordered: bool) -> np.ndarray:
 
 def _with_noise_of_neighbors(levels: Levels) -> Levels:
     """The noise of each level from what neighbors leave of each other, near it; what bends counts as noise."""
+    if levels.ends.shape[1] > 1 or not levels.is_ordered:
+        return levels
     known = np.flatnonzero(levels.is_known)
-    if levels.ends.shape[1] > 1 or not levels.is_ordered or len(known) < noises.FEWEST_FOR_NOISE:
+    gains = levels.gains[known, 0]
+    told = known[np.isfinite(gains) & ~noises.are_lost(gains)] if np.isfinite(gains).any() else known
+    if len(told) < noises.FEWEST_FOR_NOISE:
         return levels
     end_noise, gain_noise, dof = levels.end_noise.copy(), levels.gain_noise.copy(), levels.dof.copy()
-    end_noise[known] = noises.of_trend(levels.ends[known])
-    gain_noise[known] = np.minimum(noises.of_trend(levels.gains[known]), end_noise[known])
-    dof[known] = 0.5 * (len(known) - 1)  # neighbors share values
+    of_ends, of_gains = noises.of_trend(levels.ends[told]), noises.of_trend(levels.gains[told])
+    end_noise[known], gain_noise[known] = np.median(of_ends), np.median(np.minimum(of_gains, of_ends))
+    end_noise[told], gain_noise[told] = of_ends, np.minimum(of_gains, of_ends)
+    dof[known] = 0.5 * (len(told) - 1)  # neighbors share values
     return levels._replace(end_noise=end_noise, gain_noise=gain_noise, dof=dof)

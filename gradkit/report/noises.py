@@ -7,6 +7,7 @@ import numpy as np
 FEWEST_FOR_NOISE = 8  # values with one replicate each, below which neighbors do not tell the noise
 OF_NOISE = (1.0, 0.675)  # root mean square and median of what neighbors leave of normal noise of size 1
 OF_MENDED_NOISE = (0.563, 0.315)  # likewise, once bad values are mended
+FAR = 10.0  # times the noise, beyond which a loss is no bad luck
 
 
 def critical(chance: float, dof: np.ndarray) -> np.ndarray:
@@ -33,11 +34,24 @@ def of_trend(rows: np.ndarray) -> np.ndarray:
 
     Of few values most may lie on a slope: there the third that bends least tells the noise of all.
     """
-    raw, better = rows[:, 0], mended(rows)[:, 0]
+    raw, better = rows[:, 0], _with_ends_mended(mended(rows))[:, 0]
     if len(raw) >= 2 * FEWEST_FOR_NOISE:
         return np.minimum(near(raw, of_noise=OF_NOISE), near(better, of_noise=OF_MENDED_NOISE))
     flattest = [np.quantile(left_over(values), 0.3) / share for values, share in ((raw, 0.387), (better, 0.165))]
     return np.full(len(raw), min(flattest))
+
+
+def are_lost(gains: np.ndarray) -> np.ndarray:
+    """Which rows exploded, with values that are finite: they lost more than the best gained, and far more than the noise.
+
+    Such a loss may be larger than all else by any factor, so that it would pass for the noise of its neighbors.
+    """
+    top = np.nanmax(gains, initial=-np.inf)
+    if not top > 0:
+        return np.zeros(len(gains), bool)
+    rest = left_over(gains[gains >= -top])  # however many exploded
+    typical = np.median(rest) / OF_NOISE[1] if len(rest) else 0.0
+    return gains < -max(top, FAR * typical)
 
 
 def left_over(values: np.ndarray) -> np.ndarray:
@@ -54,6 +68,12 @@ def mended(rows: np.ndarray) -> np.ndarray:
     """Each row no less than the lower of its neighbors: what one bad member spoiled."""
     middle = median(np.stack([rows[:-2], rows[1:-1], rows[2:]]))
     return np.concatenate([rows[:1], np.fmax(rows[1:-1], middle), rows[-1:]])
+
+
+def _with_ends_mended(rows: np.ndarray) -> np.ndarray:
+    """The first and the last no less than the lower of the two beside it: where an axis ends in a drop, that is no noise."""
+    first, last = np.minimum(rows[1], rows[2]), np.minimum(rows[-2], rows[-3])
+    return np.concatenate([np.fmax(rows[:1], first[None]), rows[1:-1], np.fmax(rows[-1:], last[None])])
 
 
 def median_of_squares(dof: float) -> float:

@@ -46,11 +46,12 @@ def draw_sweep(
     """
     from matplotlib.figure import Figure
 
-    varied = [name for name in axes if table[name].nunique() > 1]
-    axis = axis or max(varied or axes, key=lambda name: (_is_numeric(table[name]), table[name].nunique()), default="member")
+    columns = {name: _column(table[name]) for name in [*axes, "member"]}
+    varied = [name for name in axes if columns[name].nunique() > 1]
+    axis = axis or max(varied or axes, key=lambda name: (_is_numeric(table[name]), columns[name].nunique()), default="member")
     reads = table[axis].notna()  # members that do not read the axis have no place on it
     configurations = [members for members in configurations if reads.iloc[list(members)].all()]
-    column = table[axis] if _is_numeric(table[axis]) else table[axis].map(str)
+    column = columns[axis]
     frame = _summed_up(table, configurations, column, metric, goal)
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -163,6 +164,11 @@ def _summed_up(table, configurations, column, metric, goal):
     )
     order = frame.assign(rank=frame["mean"] * (1 if goal == "min" else -1)).sort_values(["diverged", "is_cut", "rank"])
     return frame.assign(is_best=frame.index.isin(order.groupby("value").head(1).index))
+
+
+def _column(values):
+    """Numbers as they are, others in words: ``False`` and ``0.0`` are two values."""
+    return values if _is_numeric(values) else values.map(str, na_action="ignore")
 
 
 def _places(column) -> dict:

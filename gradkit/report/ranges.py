@@ -34,9 +34,11 @@ class Range(NamedTuple):
         tie_low, tie_high: The ends of the range within it in which no value is worse than the best by more than the noise;
             ``None`` if the best stands alone.
         diverged: Values of which all configurations diverged.
-        barely_moved: Values that gained, or lost, no more than ``BARELY_MOVED_UP_TO`` of the best gain.
-        worsened: Values that lost more than that.
-        edge: ``"lower"`` or ``"upper"`` if the metric still improves where the axis ends.
+        not_finite: Values of which all failed, but not all of them diverged: they ended without a metric that is finite.
+        barely_moved: Values that gained no more than ``BARELY_MOVED_UP_TO`` of the best gain, and did not worsen.
+        worsened: Values that lost more than that, and more than the noise.
+        edge: ``"lower"`` or ``"upper"`` if the metric still improves where the axis ends, and it could go on: an axis from 0
+            up (a momentum, a penalty) has nothing below.
         is_inside: Whether both ends of the axis are worse than the best by more than the noise.
     """
 
@@ -49,6 +51,7 @@ class Range(NamedTuple):
     tie_low: float | None
     tie_high: float | None
     diverged: tuple[float, ...]
+    not_finite: tuple[float, ...]
     barely_moved: tuple[float, ...]
     worsened: tuple[float, ...]
     edge: str | None
@@ -64,6 +67,7 @@ class Ranking(NamedTuple):
         ends: The metric of each.
         is_tie: Whether each is no worse than the first by more than the noise.
         diverged: The codes of values of which all configurations diverged.
+        not_finite: Those of values of which all failed, as in a ``Range``.
     """
 
     name: str
@@ -71,6 +75,7 @@ class Ranking(NamedTuple):
     ends: tuple[float, ...]
     is_tie: tuple[bool, ...]
     diverged: tuple[float, ...]
+    not_finite: tuple[float, ...]
 
 
 def gained(levels: Levels, number: int) -> np.ndarray:
@@ -88,12 +93,13 @@ def range_of(name: str, levels: Levels, number: int, best_gain: float) -> Range:
         best_gain: Of the best of them; 0 if that is no more than the noise, NaN if it is unknown.
     """
     known = levels.is_known
-    diverged, barely_moved, worsened = _lists(levels, number, best_gain)
+    diverged, not_finite, barely_moved, worsened = _lists(levels, number, best_gain)
     trend = trends.condensed(levels)
     edge, works, is_inside = None, np.zeros(len(trend.first), bool), False
     ties = works
     if best_gain > 0 and trend.is_known.any():
-        edge = next((side for side in ("lower", "upper") if _is_edge(trend, side)), None)
+        sides = ("upper",) if trend.first[0] == 0 else ("lower", "upper")
+        edge = next((side for side in sides if _is_edge(trend, side)), None)
         works, ties, is_inside = _standing(trends.mended(trend), number)
     low, high = _ends(trend, works)
     tie_low, tie_high = _ends(trend, ties) if edge is None else (None, None)
@@ -107,6 +113,7 @@ def range_of(name: str, levels: Levels, number: int, best_gain: float) -> Range:
         tie_low=tie_low,
         tie_high=tie_high,
         diverged=diverged,
+        not_finite=not_finite,
         barely_moved=barely_moved,
         worsened=worsened,
         edge=edge,
@@ -115,14 +122,18 @@ def range_of(name: str, levels: Levels, number: int, best_gain: float) -> Range:
 
 
 def _lists(levels: Levels, number: int, best_gain: float) -> list[tuple[float, ...]]:
-    """The values that diverged, those that barely moved, and those that ended worse than they began."""
+    """The values that diverged, those without a finite metric, those that barely moved, and those that ended worse."""
     gains, known = trends.gains(levels), levels.is_known
-    bound = BARELY_MOVED_UP_TO * best_gain
-    is_still, is_worse = np.abs(gains.mean) <= bound, gains.mean < -bound
-    if best_gain <= 0:  # without progress to compare with, the noise is the measure
-        is_worse = gains._replace(mean=-gains.mean).is_above(0.0, CHANCE / number)
-        is_still = ~is_worse
-    listed = [tuple(levels.first[mask].tolist()) for mask in (~known, known & is_still, known & is_worse)]
+    is_not_finite = ~known & ~levels.is_diverged
+    is_worse = gains._replace(mean=-gains.mean).is_above(0.0, CHANCE / number)
+    if best_gain <= 0:  # without progress to compare with, the noise alone is the measure
+        is_still = np.isfinite(gains.mean) & ~is_worse
+    else:
+        bound = BARELY_MOVED_UP_TO * best_gain
+        is_worse &= gains.mean < -bound
+        is_still = (gains.mean <= bound) & ~is_worse
+    masks = (levels.is_diverged, is_not_finite, known & is_still, known & is_worse)
+    listed = [tuple(levels.first[mask].tolist()) for mask in masks]
     return [() if levels.is_scattered and _is_interspersed(values, levels) else values for values in listed]
 
 
@@ -182,9 +193,10 @@ def _ends(trend: Levels, mask: np.ndarray) -> tuple[float | None, float | None]:
 def ranking_of(name: str, levels: Levels, *, is_max: bool) -> Ranking:
     """What the levels of an axis without an order showed."""
     known = levels.is_known
-    diverged = tuple(levels.first[~known].tolist())
+    diverged = tuple(levels.first[levels.is_diverged].tolist())
+    not_finite = tuple(levels.first[~known & ~levels.is_diverged].tolist())
     if not known.any():
-        return Ranking(name, (), (), (), diverged)
+        return Ranking(name, (), (), (), diverged, not_finite)
     lead = trends.lead(levels, trends.best(levels))
     order = np.argsort(lead.mean)[: known.sum()]  # what is unknown comes last
     is_behind = lead.is_above(0.0, TIE_CHANCE / max(len(order) - 1, 1))
@@ -195,4 +207,5 @@ def ranking_of(name: str, levels: Levels, *, is_max: bool) -> Ranking:
         ends=tuple(ends.tolist()),
         is_tie=tuple((~is_behind[order]).tolist()),
         diverged=diverged,
+        not_finite=not_finite,
     )

@@ -133,11 +133,13 @@ def _start(metric: str) -> str:
 
 
 def _range_lines(axis: Range, summary: Summary) -> list[str]:
-    lines = [f"{axis.name}: {_works(axis, summary.has_gained)}"]
+    lines = [f"{axis.name}: {_works(axis, summary)}"]
     if axis.tie_low is not None:
         lines.append(f"    no difference beyond {summary.noise} from {_short(axis.tie_low)} to {_short(axis.tie_high)}")
     if axis.diverged:
         lines.append(f"    diverged at {_span(axis.diverged)}")
+    if axis.not_finite and axis.best is not None:
+        lines.append(f"    no finite {summary.best.metric} at {_span(axis.not_finite)}")
     if axis.worsened:
         lines.append(f"    ended worse than they began at {_span(axis.worsened)}")
     if axis.barely_moved:
@@ -149,14 +151,18 @@ def _range_lines(axis: Range, summary: Summary) -> list[str]:
     return lines
 
 
-def _works(axis: Range, has_gained: bool | None) -> str:
+def _works(axis: Range, summary: Summary) -> str:
     if axis.low is not None:
         return f"works from {_short(axis.low)} to {_short(axis.high)} (at least {WORKS_FROM:.0%} of the best gain)"
     if axis.best is None:
-        return "every value diverged"
-    if has_gained is None:
+        return _all_failed(axis, summary)
+    if summary.has_gained is None:
         return "what works is unknown, as the start is"
-    return "no range stands out from the noise" if has_gained else "nothing works"
+    return "no range stands out from the noise" if summary.has_gained else "nothing works"
+
+
+def _all_failed(axis: Range | Ranking, summary: Summary) -> str:
+    return f"no value has a finite {summary.best.metric}" if axis.not_finite else "every value diverged"
 
 
 def _edge(axis: Range) -> str:
@@ -170,11 +176,13 @@ def _ranking_lines(ranking: Ranking, summary: Summary) -> list[str]:
     ties = [words for words, is_tie in zip(placed, ranking.is_tie) if is_tie]
     worse = [words for words, is_tie in zip(placed, ranking.is_tie) if not is_tie]
     if not placed:
-        return [f"{ranking.name}: every value diverged"]
+        return [f"{ranking.name}: {_all_failed(ranking, summary)}"]
     first = f"no difference beyond {summary.noise} between {_listed(ties)}" if len(ties) > 1 else f"{ties[0]} is best"
     lines = [f"{ranking.name}: {first}{f'; worse: {_listed(worse)}' if worse else ''}"]
     if ranking.diverged:
         lines.append(f"    diverged at {_listed([_short(value) for value in ranking.diverged])}")
+    if ranking.not_finite:
+        lines.append(f"    no finite {summary.best.metric} at {_listed([_short(value) for value in ranking.not_finite])}")
     return lines
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradkit.contracts import Status
+from gradkit.engine.programs import Static
 from gradkit.questions import BEST_LOSS, FINAL_LOSS, Question, Reported
 from gradkit.report import findings, noises
 from gradkit.report.findings import Axis, Findings, Members
@@ -38,12 +40,12 @@ def find(
     names = [name for name in every if name != question.over and not is_replicate(name)]
     columns = {name: [_value(member, name) for member in hyper] for name in names}
     labels = {name: _labels(values) for name, values in columns.items()}
-    axes = tuple(_axis(name, values, labels[name]) for name, values in columns.items())
+    axes = tuple(_axis(name, values, list(labels[name])) for name, values in columns.items())
     members = _members(hyper, fits, table, configurations, question, reported)
     found = findings.find(members, axes)
     return found._replace(
         ranges=tuple(_in_whole_numbers(each, columns[each.name]) for each in found.ranges),
-        rankings=tuple(_in_words(each, labels[each.name]) for each in found.rankings),
+        rankings=tuple(_in_words(each, list(labels[each.name].values())) for each in found.rankings),
     )
 
 
@@ -59,14 +61,23 @@ def is_replicate(name: str) -> bool:
 def notes(hyper: Sequence[dict[str, Any]], question: Question) -> list[str]:
     """What the reader must know to compare members fairly."""
     told = []
-    sizes = {size for member in hyper if _is_number(size := member.get("batch_size"))}
-    if len(sizes) > 1 and "steps" not in hyper[0]:
+    sizes = max(_sizes_of_each(hyper).values(), key=lambda sizes: max(sizes) / min(sizes), default={1})
+    if len(sizes) > 1:
         times = max(sizes) / min(sizes)
         told.append(f"after equally many steps batch_size={max(sizes)} has seen {times:.3g}x the data of batch_size={min(sizes)}")
     if question.over not in hyper[0]:
         names = [name for name in hyper[0] if is_replicate(name)]
         told += [f"{name} numbers what is drawn alike and has no best value: over={name!r} averages over it" for name in names]
     return told
+
+
+def _sizes_of_each(hyper: Sequence[dict[str, Any]]) -> dict[Any, set[int]]:
+    """The batch sizes of the members that make equally many steps, by that number."""
+    sizes: dict[Any, set[int]] = {}
+    for member in hyper:
+        if _is_number(size := member.get("batch_size")):
+            sizes.setdefault(member.get("steps"), set()).add(size)
+    return sizes
 
 
 def _members(hyper, fits, table, configurations, question: Question, reported: Reported) -> Members:
@@ -92,12 +103,19 @@ def _members(hyper, fits, table, configurations, question: Question, reported: R
 
 
 def _rises(fits: Sequence[Fit], table: pd.DataFrame, metric: str) -> np.ndarray:
-    """By how much a metric rose from start to end, of the training loss on one and the same batch."""
+    """By how much a metric rose from start to end, of the training loss on one and the same batch where that was looked at."""
     if metric in (FINAL_LOSS, BEST_LOSS):
-        return np.array([fit.end_loss - fit.start_loss for fit in fits])
+        ends = np.array([fit.end_loss for fit in fits])
+        ends = np.where(np.isnan(ends), table[FINAL_LOSS].to_numpy(float), ends)
+        return _differences(ends, np.array([fit.start_loss for fit in fits]))
     initial = f"initial_{metric}"
     starts = table[initial].to_numpy(float) if initial in table else np.full(len(fits), np.nan)
-    return table[metric].to_numpy(float) - starts
+    return _differences(table[metric].to_numpy(float), starts)
+
+
+def _differences(ends: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Ends less starts; NaN from a start that is not finite, of which nothing can be told."""
+    return ends - np.where(np.isfinite(starts), starts, np.nan)
 
 
 def _errors(fit: Fit, metric: str, reported: Reported) -> tuple[float, float]:
@@ -108,7 +126,8 @@ def _errors(fit: Fit, metric: str, reported: Reported) -> tuple[float, float]:
     rows = _finite(fit.history.get(names.get(metric, "loss")))
     last = max(len(rows) // 20, 1)
     of_last = _noise(rows[-max(last, ROWS_AT_THE_ENDS) :])
-    of_first = of_last if metric not in names else _noise(rows[:ROWS_AT_THE_ENDS])
+    is_on_one_batch = metric not in names and not np.isnan(fit.end_loss)
+    of_first = of_last if is_on_one_batch else _noise(rows[:ROWS_AT_THE_ENDS])
     return of_first, float(of_last / np.sqrt(last))
 
 
@@ -135,16 +154,33 @@ def _is_blank(value: Any) -> bool:
     return isinstance(value, float) and math.isnan(value)
 
 
-def _labels(values: list[Any]) -> list[Any]:
-    """The values of an axis that are no numbers, in order of appearance, as a reader knows them."""
-    return list(dict.fromkeys(readable(value) for value in values if not _is_blank(value)))
+def _labels(values: list[Any]) -> dict[Static, Any]:
+    """The values of an axis that are no numbers, in order of appearance, and how a reader knows each.
+
+    Values of another type are others, though Python may call them equal; those of one name are numbered.
+
+    >>> list(_labels([False, 0.0, max, False]).values())
+    [False, 0.0, 'max']
+    """
+    labels = {_known(value): readable(value) for value in values if not _is_blank(value)}
+    alike = collections.Counter(map(str, labels.values()))
+    number = collections.Counter()
+    for each, label in labels.items():
+        if alike[str(label)] > 1:
+            labels[each] = f"{label} {number[str(label)]}"
+            number[str(label)] += 1
+    return labels
 
 
-def _axis(name: str, values: list[Any], labels: list[Any]) -> Axis:
+def _known(value: Any) -> Static:
+    return Static({"value": value})
+
+
+def _axis(name: str, values: list[Any], known: list[Static]) -> Axis:
     if all(_is_number(value) for value in values):
         return Axis(name, np.array(values, float))
-    codes = {label: float(code) for code, label in enumerate(labels)}
-    return Axis(name, np.array([np.nan if _is_blank(value) else codes[readable(value)] for value in values]), is_range=False)
+    codes = {each: float(code) for code, each in enumerate(known)}
+    return Axis(name, np.array([np.nan if _is_blank(value) else codes[_known(value)] for value in values]), is_range=False)
 
 
 def _in_whole_numbers(found: Range, values: list[Any]) -> Range:
@@ -162,6 +198,8 @@ def _in_whole_numbers(found: Range, values: list[Any]) -> Range:
 
 def _in_words(found: Ranking, labels: list[Any]) -> Ranking:
     """The ranking with values in place of codes."""
-    return found._replace(
-        values=tuple(labels[int(code)] for code in found.values), diverged=tuple(labels[int(code)] for code in found.diverged)
-    )
+
+    def words(codes):
+        return tuple(labels[int(code)] for code in codes)
+
+    return found._replace(values=words(found.values), diverged=words(found.diverged), not_finite=words(found.not_finite))

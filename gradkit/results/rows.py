@@ -68,7 +68,8 @@ def curve_of(fit: Fit, reported: Reported) -> pd.DataFrame:
     import pandas as pd
 
     recorded = np.arange(len(fit.history["loss"])) * fit.every
-    steps = np.union1d(np.append(recorded, recorded[-1] + fit.every), fit.evaluations["step"])
+    last = recorded[-1] + 1 if fit.every == 1 else max(fit.steps, recorded[-1])
+    steps = np.union1d(np.append(recorded, last), fit.evaluations["step"])
     told = {reported.step_columns.get(name, name): values for name, values in fit.history.items()}
     taken = {reported.evaluation_columns.get(name, name): values for name, values in fit.evaluations.items()}
     history = pd.DataFrame(told, index=recorded).reindex(steps)
