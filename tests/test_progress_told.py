@@ -148,3 +148,25 @@ def test_trees_are_judged_by_the_loss_that_their_first_step_saw():
     (axis,) = sweep.summary().axes
     assert (sweep.summary().has_gained, axis.barely_moved, axis.high) == (True, (1e-6,), pytest.approx(0.3))
     assert "unknown" not in repr(sweep)
+
+
+def test_small_batches_are_not_taken_for_the_data():
+    """One example of weight zero, or near its score by luck, says nothing of what a fit has learned."""
+    rng = np.random.default_rng(1)
+    inputs = rng.normal(size=(500, 5)).astype(np.float32)
+    targets = (inputs @ np.array([1, 2, 0, 0, 1]) + rng.normal(size=500)).astype(np.float32)
+    objective = gk.objective(gk.losses.squared, lambda params, x: x @ params)
+    make = lambda h: gk.descent(objective, jnp.zeros(5), optax.sgd(h.learning_rate))  # noqa: E731
+    space = gk.grid(learning_rate=gk.geomspace(1e-4, 1e-1, 7))
+    for key in range(4):
+        told = str(gk.sweep(make, (inputs, targets), space, steps=2000, batch_size=1, key=key, **QUIET))
+        assert "learning_rate: works from" in told and "worse than they began" not in told
+
+
+def test_a_weighted_mean_is_found_at_every_batch_size_and_said_so():
+    data = np.ones(4, np.float32), np.array([0, 0, 0, 1], np.float32), np.array([1, 1, 1, 3], np.float32)
+    objective = gk.objective(gk.losses.squared, lambda params, x: params * x)
+    make = lambda h: gk.descent(objective, jnp.zeros(()), optax.sgd(h.learning_rate))  # noqa: E731
+    sweep = gk.sweep(make, data, gk.grid(learning_rate=[3e-3], batch_size=[1, 2, 4]), steps=5000, **QUIET)
+    assert "batch_size: works from 1 to 4" in str(sweep) and "no difference beyond noise from 1 to 4" in str(sweep)
+    assert [fit.remarks for fit in sweep] == [(), (), ()]

@@ -103,7 +103,7 @@ def _members(hyper, fits, table, configurations, question: Question, reported: R
 
 
 def _rises(fits: Sequence[Fit], table: pd.DataFrame, metric: str) -> np.ndarray:
-    """By how much a metric rose from start to end, of the training loss on one and the same batch where that was looked at."""
+    """By how much a metric rose from start to end, of the training loss on the same batches where it was looked at."""
     if metric in (FINAL_LOSS, BEST_LOSS):
         ends = np.array([fit.end_loss for fit in fits])
         ends = np.where(np.isnan(ends), table[FINAL_LOSS].to_numpy(float), ends)
@@ -126,8 +126,10 @@ def _errors(fit: Fit, metric: str, reported: Reported) -> tuple[float, float]:
     rows = _finite(fit.history.get(names.get(metric, "loss")))
     last = max(len(rows) // 20, 1)
     of_last = _noise(rows[-max(last, ROWS_AT_THE_ENDS) :])
-    is_on_one_batch = metric not in names and not np.isnan(fit.end_loss)
-    of_first = of_last if is_on_one_batch else _noise(rows[:ROWS_AT_THE_ENDS])
+    if metric not in names and not np.isnan(fit.end_loss):
+        of_first = of_last / np.sqrt(fit.num_compared)  # start and end are those of the same batches
+    else:
+        of_first = _noise(rows[:ROWS_AT_THE_ENDS])
     return of_first, float(of_last / np.sqrt(last))
 
 
