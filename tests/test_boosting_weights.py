@@ -80,6 +80,13 @@ def test_a_common_factor_of_weights_is_one_of_the_penalties(name):
         np.testing.assert_allclose(ours, theirs, atol=2e-4, rtol=1e-4)
 
 
+def test_a_fit_whose_trees_have_no_split_says_so():
+    small = descent(losses.squared, learning_rate=0.3, depth=2, min_child_weight=1.0)
+    constant, grown = (gk.fit(small, (BINNED, TARGETS, w), steps=2, progress=False) for w in (WEIGHTS / 1e3, WEIGHTS))
+    assert "; no tree has a split: `min_child_weight`, `min_child_samples` or `gamma` forbids them all" in repr(constant)
+    assert not grown.remarks
+
+
 def test_weights_below_zero_are_refused_and_where_they_are_traced_no_fit_finishes():
     weights = WEIGHTS.copy()
     weights[5] = -0.5
