@@ -272,7 +272,11 @@ def test_wrong_settings_are_refused(arguments, message):
         ((np.nan_to_num(FEATURES), TARGETS), {}, "`data` must be a tuple .binned, targets."),
         ((BINNED, TARGETS), {"fold": 1}, "`data` must say the fold of each example"),
         ((BINNED, TARGETS), {"monotone": (1, 0)}, "`monotone` must have a sign for each of 5 features"),
-        (Examples(BINNED, TARGETS, fold=np.arange(N) % 3 + 1), {"fold": 0}, "`fold` must be one of the data's folds: 1, 2, 3, got 0"),
+        (
+            Examples(BINNED, TARGETS, fold=np.arange(N) % 3 + 1),
+            {"fold": 0},
+            "`fold` must be one of the data's folds: 1, 2, 3, got 0",
+        ),
         (Examples(BINNED, TARGETS, fold=np.ones(N, int)), {"fold": 1}, "`fold` must leave examples to learn from"),
     ],
 )
