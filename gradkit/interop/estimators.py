@@ -92,7 +92,7 @@ class _GradientBoosting(BaseEstimator):
             min_child_samples=self.min_samples_leaf, max_delta_step=self.max_delta_step, subsample=self.subsample,
             colsample_bylevel=self.max_features, monotone=self.monotonic_cst, curvature=self.curvature,
             fold=None if fold is None else 1, patience=None if fold is None else self.n_iter_no_change,
-            start=None if before is None else before._replace(intercept=np.float32(before.intercept - shift)),
+            start=before and before._replace(intercept=np.float32(before.intercept - shift)),
         )  # fmt: skip
         examples = Examples(binned, targets, weights, fold=fold)
         made = fit(booster, examples, steps=num_new, key=key, progress=False)
@@ -100,10 +100,10 @@ class _GradientBoosting(BaseEstimator):
             asked = {"num_outputs": num_outputs, "curvature": self.curvature}
             raise ValueError(boosting.describe_failure(loss, examples, made.state.scores, **asked))
         self._binned = Binned(np.zeros((0, X.shape[1]), np.uint8), binned.num_bins, binned.categorical, False, binned.cuts)
-        if (remark := boosting.describe_growth(made.params)) and np.ptp(targets) > 0:
+        if (remark := boosting.describe_growth(made.params)) and np.ptp(targets if weights is None else targets[weights > 0]):
             warnings.warn(f"The model is a constant: {remark}.", stacklevel=3)
         grown: Ensemble = jax.tree.map(np.asarray, made.params)
-        self.ensemble_ = grown if shift == 0 else grown._replace(intercept=grown.intercept + np.float64(shift))
+        self.ensemble_ = grown._replace(intercept=grown.intercept + np.float64(shift)) if shift else grown
         scores = {"loss": "train_score_"} | ({} if fold is None else {"held_out_loss": "validation_score_"})
         for name, attribute in scores.items():
             earlier = [] if before is None else [getattr(self, attribute)]

@@ -66,9 +66,10 @@ def plain(targets: np.ndarray, weights: Any) -> tuple[np.ndarray, float]:
 
 def _counted(targets: np.ndarray, weights: Any) -> np.ndarray:
     """The targets of weight above 0; all of them where the weights are none to go by, which are refused later."""
-    if np.shape(weights) != targets.shape:
+    weights = np.asarray(weights)
+    if weights.shape != targets.shape:
         return targets
-    counts = np.asarray(weights) > 0
+    counts = weights > 0
     return targets[counts] if counts.any() else targets
 
 
