@@ -53,3 +53,13 @@ def test_many_examples_are_cut_by_one_of_each_part_of_them(monkeypatch, weighted
 def test_bins_are_not_copied():
     codes = binning._aligned((1000, 7))
     assert jax.device_put(codes).unsafe_buffer_pointer() == codes.ctypes.data
+
+
+def test_a_boolean_for_each_column_is_a_mask():
+    features = np.arange(12.0).reshape(4, 3)
+    for mask in ([True, False, True], np.array([True, False, True])):
+        assert boosting.bin(features, categorical=mask).categorical == (0, 2)
+    with pytest.raises(ValueError, match=r"`categorical` must have a boolean for each of 3 columns, got \[True\]"):
+        boosting.bin(features, categorical=[True])
+    with pytest.raises(ValueError, match="`categorical` must name columns from 0 to 2"):
+        boosting.bin(features, categorical=["no", 1])

@@ -130,6 +130,24 @@ def test_a_held_out_fold_weighs_nothing_and_is_watched():
     np.testing.assert_allclose(fit.history["held_out_loss"][-1], expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("patience", [None, 2])
+def test_a_fold_without_examples_says_nothing_and_loses_no_tree(patience):
+    data = Examples(BINNED, TARGETS, fold=np.arange(N) % 3 + 1)
+    make = lambda h: small(fold=h.fold, patience=patience)  # noqa: E731
+    sweep = gk.sweep(make, data, gk.grid(fold=[0, 1]), steps=4, over="fold", plan=gk.Plan(width=1), progress=False)
+    empty, other = sweep
+    assert empty.status is other.status is gk.Status.FINISHED
+    assert np.isnan(empty.history["held_out_loss"]).all() and np.isfinite(other.history["held_out_loss"]).all()
+    assert np.asarray(empty.params.coefficient).sum() == 4
+    assert f"held_out_loss {other.history['held_out_loss'][-1]:.4g}" in repr(sweep)
+
+
+def test_the_mean_loss_of_nothing_is_nothing():
+    booster = small()
+    params = grow(booster, (BINNED, TARGETS), 1).params
+    assert np.isnan(jax.jit(lambda weights: booster.loss(params, (BINNED, TARGETS, weights)))(np.zeros(N)))
+
+
 def test_growing_stops_when_patience_ends_and_the_best_model_is_returned():
     fold, noise = (np.arange(N) % 2).astype(np.int32), np.random.default_rng(2).normal(size=N).astype(np.float32)
     fit = grow(small(fold=1, patience=4, learning_rate=0.5), Examples(BINNED, noise, fold=fold), 40)
@@ -234,6 +252,12 @@ def test_a_quantile_has_its_share_below():
         ({"patience": 3}, "`patience` must come with `fold`, got 3"),
         ({"monotone": [2, 0]}, "`monotone` must hold 1, -1 and 0"),
         ({"monotone": [1], "num_outputs": 2}, "`monotone` must come with a single output"),
+        ({"monotone": [0.9, -0.9]}, "`monotone` must hold 1, -1 and 0, got .0.9, -0.9."),
+        ({"learning_rate": np.float32(-1)}, "`learning_rate` must be above 0 and finite, got np.float32.-1.0."),
+        ({"learning_rate": jnp.float32(jnp.nan)}, "`learning_rate` must be above 0 and finite"),
+        ({"colsample_bytree": np.float64(1.5)}, "`colsample_bytree` must lie above 0 and be at most 1"),
+        ({"l2": np.float32(-1)}, "`l2` must be at least 0"),
+        ({"min_child_samples": np.int64(-1)}, "`min_child_samples` must be at least 0"),
     ],
 )
 def test_wrong_settings_are_refused(arguments, message):
@@ -248,6 +272,12 @@ def test_wrong_settings_are_refused(arguments, message):
         ((np.nan_to_num(FEATURES), TARGETS), {}, "`data` must be a tuple .binned, targets."),
         ((BINNED, TARGETS), {"fold": 1}, "`data` must say the fold of each example"),
         ((BINNED, TARGETS), {"monotone": (1, 0)}, "`monotone` must have a sign for each of 5 features"),
+        (
+            Examples(BINNED, TARGETS, fold=np.arange(N) % 3 + 1),
+            {"fold": 0},
+            "`fold` must be one of the data's folds: 1, 2, 3, got 0",
+        ),
+        (Examples(BINNED, TARGETS, fold=np.ones(N, int)), {"fold": 1}, "`fold` must leave examples to learn from"),
     ],
 )
 def test_wrong_data_are_refused(data, arguments, message):

@@ -142,6 +142,25 @@ def test_the_intercept_of_classes_is_right_by_any_curvature(curvature):
         np.testing.assert_allclose(intercept(losses.hinge, IS_FIRST, None, curvature), -1.0)
 
 
+def well(score, target):
+    """Flat far from the target: its slope is 0 there, and no minimum."""
+    return 1 - jnp.exp(-((score - target) ** 2))
+
+
+def test_a_loss_that_is_flat_far_from_all_targets_finds_them():
+    targets = np.round(FEATURES[:, 0] * 8) / 8
+    near = intercept(well, targets)
+    assert abs(near) < 0.5
+    for shift in (64, -1024):
+        np.testing.assert_allclose(intercept(well, targets + np.float32(shift)) - shift, near, atol=1e-3)
+    clipped = lambda score, target: jnp.minimum(jnp.abs(score - target), 5.0)  # noqa: E731
+    np.testing.assert_allclose(intercept(clipped, targets + np.float32(64)) - 64, np.median(targets), atol=0.2)
+    both = np.stack([targets, 2 * targets + 64], 1)
+    found = intercept(lambda scores, targets: well(scores, targets).sum(), both, 2)
+    np.testing.assert_allclose(found[0], near, atol=1e-3)
+    assert np.abs(both[:, 1] - found[1]).min() < 0.5
+
+
 @pytest.mark.long
 def test_the_intercept_of_any_size_is_found():
     sizes = np.abs(TARGETS[:, 0]).astype(np.float32)

@@ -4,6 +4,7 @@ And what it says of the example at which a loss is not finite.
 """
 
 import functools
+import pickle
 
 import jax
 import jax.numpy as jnp
@@ -77,6 +78,32 @@ def test_a_common_factor_of_weights_is_one_of_the_penalties(name):
     one, other = boosted(name, ALL, WEIGHTS, form), boosted(name, ALL, 1e-3 * WEIGHTS, times)
     for ours, theirs in zip(one, other):
         np.testing.assert_allclose(ours, theirs, atol=2e-4, rtol=1e-4)
+
+
+def test_a_fit_whose_trees_have_no_split_says_so():
+    small = descent(losses.squared, learning_rate=0.3, depth=2, min_child_weight=1.0)
+    constant, grown = (gk.fit(small, (BINNED, TARGETS, w), steps=2, progress=False) for w in (WEIGHTS / 1e3, WEIGHTS))
+    assert "; no tree has a split: `min_child_weight`, `min_child_samples` or `gamma` forbids them all" in repr(constant)
+    assert not grown.remarks
+
+
+def test_weights_below_zero_are_refused_and_where_they_are_traced_no_fit_finishes():
+    weights = WEIGHTS.copy()
+    weights[5] = -0.5
+    with pytest.raises(ValueError, match=r"`weights` must be at least 0, got -0.5 at example 5\. A weight of 0 leaves"):
+        Examples(BINNED, TARGETS, weights)
+    with pytest.raises(ValueError, match=r"`weights` must not all be 0"):
+        Examples(BINNED, TARGETS, jnp.zeros(N))
+    for weights_ in (weights, np.zeros(N)):
+        fit = gk.fit(descent(losses.squared, learning_rate=0.1, depth=2), (BINNED, TARGETS, weights_), steps=2, progress=False)
+        assert fit.status is gk.Status.DIVERGED
+
+
+def test_examples_are_a_pytree_that_knows_its_folds():
+    data = Examples(BINNED, TARGETS, WEIGHTS, fold=FOLD)
+    assert data.folds == (0, 1) == jax.tree.map(jnp.asarray, data).folds == data._replace(weights=None).folds
+    assert jax.jit(lambda fold: Examples(BINNED, TARGETS, fold=fold).folds is None)(FOLD)
+    assert pickle.loads(pickle.dumps(data)).folds == (0, 1)
 
 
 @pytest.mark.parametrize("guilty", [0, 7, N - 1])

@@ -4,6 +4,7 @@ import pickle
 
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn import datasets
 from sklearn.base import clone
@@ -15,6 +16,7 @@ from sklearn.utils._test_common.instance_generator import PER_ESTIMATOR_XFAIL_CH
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import gradkit as gk
+from gradkit.interop import regressions
 
 SMALL = {"max_iter": 5, "max_depth": 3}
 ESTIMATORS = [gk.sklearn.GradientBoostingClassifier(**SMALL), gk.sklearn.GradientBoostingRegressor(**SMALL)]
@@ -105,6 +107,97 @@ def test_a_warm_start_goes_on_from_the_trees_there_are():
         model.set_params(max_iter=9).fit(X, y + 1)
 
 
+@pytest.mark.parametrize(
+    ("asked", "is_table", "columns"),
+    [
+        (np.array([0]), False, (0,)),
+        (np.array([0, 2]), False, (0, 2)),
+        ([True, False, True], False, (0, 2)),
+        (["c", "a"], True, (0, 2)),
+        ("from_dtype", True, (1,)),
+        pytest.param(np.array([False, True, False]), False, (1,), marks=pytest.mark.long),
+        pytest.param(np.array(["b"]), True, (1,), marks=pytest.mark.long),
+        pytest.param("from_dtype", False, (), marks=pytest.mark.long),
+        pytest.param([], False, (), marks=pytest.mark.long),
+    ],
+)
+def test_columns_without_order_are_asked_for_as_of_scikit_learns_own(asked, is_table, columns):
+    X = np.random.default_rng(1).integers(0, 5, (60, 3)).astype(float)
+    X = pd.DataFrame(X, columns=list("abc")).astype({"b": "category"}) if is_table else X
+    model = gk.sklearn.GradientBoostingRegressor(max_iter=1, max_depth=1, categorical_features=asked)
+    assert model.fit(X, np.arange(60.0))._binned.categorical == columns
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ([True, False], r"`categorical_features` must have a boolean for each of 3 columns, got \[True, False\]"),
+        (["a"], r"`categorical_features` must name columns from 0 to 2, got \['a'\]"),
+        (["a", 0], r"`categorical_features` must name columns from 0 to 2, got \['a', 0\]"),
+        ("a", "`categorical_features` must name columns from 0 to 2, got 'a'"),
+        ([3], "`categorical_features` must name columns from 0 to 2"),
+        (np.array([0.0]), "`categorical_features` must name columns from 0 to 2"),
+    ],
+)
+def test_columns_that_are_not_there_are_refused(asked, message):
+    with pytest.raises(ValueError, match=message):
+        gk.sklearn.GradientBoostingRegressor(categorical_features=asked).fit(np.eye(3), np.arange(3.0))
+
+
+FAR = np.random.default_rng(0).normal(size=(200, 2))
+
+
+@pytest.mark.parametrize("loss", ["squared_error", *(pytest.param(n, marks=pytest.mark.long) for n in regressions.SHIFTED[1:])])
+def test_targets_far_from_zero_are_learned_as_those_near_it(loss):
+    """The offset is a multiple of the unit of float64 there, so that the targets are the same but for it."""
+    near = np.round(FAR[:, 0] * 2**16) / 2**16
+    form = {**SMALL, "warm_start": True, "early_stopping": True, "random_state": 0}
+    first = gk.sklearn.GradientBoostingRegressor(loss, **form).fit(FAR, near)
+    offset = 1e9
+    model = gk.sklearn.GradientBoostingRegressor(loss, **form).fit(FAR, near + offset)
+    np.testing.assert_allclose(model.predict(FAR) - offset, first.predict(FAR), atol=1e-5)
+    np.testing.assert_allclose(list(model.staged_predict(FAR))[-1], model.predict(FAR), rtol=1e-15)
+    np.testing.assert_allclose(model.validation_score_, first.validation_score_, rtol=1e-4)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).predict(FAR), model.predict(FAR))
+    assert float(model.ensemble_.intercept) == pytest.approx(offset + float(first.ensemble_.intercept), abs=1e-5)
+    go_on = {"max_iter": 8}
+    np.testing.assert_allclose(
+        model.set_params(**go_on).fit(FAR, near + offset).predict(FAR) - offset,
+        first.set_params(**go_on).fit(FAR, near).predict(FAR),
+        atol=1e-5,
+    )
+
+
+def test_targets_that_single_precision_cannot_hold_apart_are_refused():
+    y = np.abs(FAR[:, 0]) + 1e9
+    for loss in ("poisson", gk.losses.squared):
+        with pytest.raises(
+            ValueError, match=r"`y` must differ by more than float32 rounds it off by, got .* Subtract their mean"
+        ):
+            gk.sklearn.GradientBoostingRegressor(loss, **SMALL).fit(FAR, y)
+    targets, shift = regressions.plain(np.full(9, 1e9 + 0.3), None)
+    assert shift == 0 and (targets == np.float32(1e9)).all()
+
+
+def test_near_targets_are_left_as_they_are_and_what_weighs_nothing_has_no_say():
+    for targets in (FAR[:, 0], np.abs(FAR[:, 0]), np.arange(9.0)):
+        assert regressions.centered(targets, None)[1] == 0
+    targets = np.array([1e9, 1e9 + 2, -1e12])
+    assert regressions.centered(targets, [1, 1, 0])[1] == 1e9
+    assert regressions.centered(np.full(3, 1e9 + 0.3), None) == (pytest.approx(0), 1e9 + 0.3)
+
+
+def test_weights_too_small_for_the_penalties_say_that_nothing_grew():
+    """A weight counts as so many examples, with a penalty too, as it does for scikit-learn: small ones are not scaled up."""
+    model = gk.sklearn.GradientBoostingRegressor(**SMALL)
+    with pytest.warns(UserWarning, match="The model is a constant: no tree has a split: `min_child_weight`.* small ones sum up"):
+        model.fit(FAR, FAR[:, 0], sample_weight=np.full(200, 1 / 200))
+    assert model.fit(FAR, FAR[:, 0]).score(FAR, FAR[:, 0]) > 0.5
+    is_first = np.arange(200) == 0  # a constant is the right answer where all that counts is alike
+    for y, weights in ((np.ones(200), None), (is_first.astype(float), 1.0 - is_first)):
+        np.testing.assert_allclose(model.fit(FAR, y, weights).predict(FAR), y[1], atol=1e-6)
+
+
 def test_the_example_at_which_a_loss_is_not_finite_is_named():
     y = np.full(9, -1.0)
     y[4] = 7.0
@@ -125,6 +218,8 @@ def test_the_example_at_which_a_loss_is_not_finite_is_named():
             np.zeros(9),
             "Sample weights must contain|`sample_weight` must have a positive sum",
         ),
+        (gk.sklearn.GradientBoostingRegressor(monotonic_cst=[0.9]), np.ones(9), None, "`monotone` must hold 1, -1 and 0"),
+        (gk.sklearn.GradientBoostingRegressor(learning_rate=np.float32(-1)), np.ones(9), None, "`learning_rate` must be above 0"),
         (gk.sklearn.GradientBoostingRegressor(max_bins=300), np.ones(9), None, "`bins` must be at most 256, got 300"),
         (gk.sklearn.GradientBoostingClassifier(), np.ones(9), None, "at least 2 classes, got 1 class"),
         (gk.sklearn.GradientBoostingClassifier("hinge"), np.arange(9) % 2, None, "`loss` must be log_loss or a function"),

@@ -11,6 +11,7 @@ from gradkit.boosting.curvatures import fisher as fisher
 from gradkit.boosting.curvatures import gauss_newton as gauss_newton
 from gradkit.boosting.descent import descent as descent
 from gradkit.boosting.failures import describe_failure as describe_failure
+from gradkit.boosting.failures import describe_growth as describe_growth
 from gradkit.boosting.importances import Importances as Importances
 from gradkit.boosting.importances import gain_by_tree as gain_by_tree
 from gradkit.boosting.importances import importances as importances

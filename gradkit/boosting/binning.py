@@ -7,7 +7,7 @@ step needs are the bins alone: a model is compiled for their shape, never for wh
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -81,7 +81,7 @@ class Binned:
         return cls(leaves[0], *structure)
 
 
-def bin(features: Any, *, bins: int = 256, categorical: Sequence[int | str] = (), weights: Any = None) -> Binned:
+def bin(features: Any, *, bins: int = 256, categorical: Any = (), weights: Any = None) -> Binned:
     """Cut every feature into bins: between its values if they are few, else at quantiles.
 
     Cuts come from these examples alone, so bin the training part and use ``binned.like(...)`` for the rest. Missing values (NaN,
@@ -90,8 +90,8 @@ def bin(features: Any, *, bins: int = 256, categorical: Sequence[int | str] = ()
     Args:
         features: Shape (n, d): numbers, or a table with named columns.
         bins: At most so many per feature, from 3 to 256, the one for missing values included. 64 serve accelerators well.
-        categorical: Columns, by position or name, whose values have no order; each of at most ``bins - 1`` different values. At
-            a node, values of fewer than 10 examples stay together.
+        categorical: Columns, by position or name or as a mask with a boolean for each, whose values have no order; each of at
+            most ``bins - 1`` different values. At a node, values of fewer than 10 examples stay together.
         weights: Shape (n,): quantiles count each example so often. Examples of weight zero are not looked at.
 
     Raises:
@@ -110,7 +110,7 @@ def bin(features: Any, *, bins: int = 256, categorical: Sequence[int | str] = ()
     bins = checks.whole_number("bins", bins, at_least=3, remedy=remedy)
     checks.require(bins <= MOST_BINS, "bins", f"be at most {MOST_BINS}", bins, remedy)
     features, names = _as_matrix(features)
-    categorical = _columns(categorical, names, features.shape[1])
+    categorical = columns("categorical", categorical, names, features.shape[1])
     rows, weights = _counted(features, weights)
     kinds = [_find_categories if column in categorical else _find_cuts for column in range(features.shape[1])]
     edges = tuple(_map(lambda column: kinds[column](features[rows, column], weights, bins, column), range(len(kinds))))
@@ -137,13 +137,29 @@ def _as_matrix(features: Any) -> tuple[np.ndarray, tuple[str, ...] | None]:
     return matrix, names
 
 
-def _columns(categorical: Sequence[int | str], names: tuple[str, ...] | None, num_features: int) -> tuple[int, ...]:
-    known = {name: column for column, name in enumerate(names or ())}
-    columns = tuple(sorted(known.get(column, column) for column in categorical))
-    is_there = all(isinstance(column, (int, np.integer)) and 0 <= column < num_features for column in columns)
-    checks.require(is_there, "categorical", f"name columns from 0 to {num_features - 1}{', or by their names' if names else ''}",
-                   list(categorical), "Give positions in the matrix.")  # fmt: skip
-    return tuple(map(int, columns))
+def columns(argument: str, asked: Any, names: Any, num_features: int) -> tuple[int, ...]:
+    """The columns that are asked for by position or name, or by a mask with a boolean for each.
+
+    >>> columns("categorical", [True, False, True], None, 3), columns("categorical", ["b"], ["a", "b", "c"], 3)
+    ((0, 2), (1,))
+    """
+    rule = f"name columns from 0 to {num_features - 1}{', or by their names' if names is not None else ''}"
+    remedy = "Give positions in the matrix, or a boolean for each column."
+    is_list = isinstance(asked, Iterable) and not isinstance(asked, (str, bytes)) and np.ndim(asked) != 2
+    checks.require(is_list, argument, rule, asked, remedy)
+    asked = list(asked)
+    if asked and all(isinstance(column, (bool, np.bool_)) for column in asked):
+        checks.require(len(asked) == num_features, argument, f"have a boolean for each of {num_features} columns", asked, remedy)
+        return tuple(column for column, is_asked in enumerate(asked) if is_asked)
+    known = {name: column for column, name in enumerate(() if names is None else names)}
+    found = [known.get(column, column) if isinstance(column, str) else column for column in asked]
+    is_there = all(_is_position(column) and 0 <= column < num_features for column in found)
+    checks.require(is_there, argument, rule, asked, remedy)
+    return tuple(sorted({int(column) for column in found}))
+
+
+def _is_position(column: Any) -> bool:
+    return isinstance(column, (int, np.integer)) and not isinstance(column, bool)
 
 
 def _counted(features: np.ndarray, weights: Any) -> tuple[Any, np.ndarray | None]:

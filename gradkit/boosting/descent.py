@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -42,7 +42,7 @@ def descent(
     subsample: Any = 1.0,
     colsample_bytree: Any = 1.0,
     colsample_bylevel: Any = 1.0,
-    monotone: Sequence[int] | None = None,
+    monotone: Any = None,
     oblivious: bool = False,
     newton_steps: int = 1,
     nesterov: bool = False,
@@ -82,7 +82,8 @@ def descent(
         newton_steps: Newton steps to the weights of leaves.
         nesterov: Whether the gradient is taken ahead of the model; faster, and sooner overfitted, so give ``patience``.
         fold: The examples with this number in ``Examples.fold`` are held out: they weigh nothing, and
-            ``info.metrics["held_out_loss"]`` is their mean loss after the step.
+            ``info.metrics["held_out_loss"]`` is their mean loss after the step: NaN if it is traced and has no examples, else
+            such a fold is refused.
         patience: Trees without a lower held-out loss after which no more grow; the model ends with the best one.
         deterministic: Whether histograms are sums of whole numbers, so that the order of the examples changes no split. On a CPU
             that has the kernel they always are, but for categorical and oblivious trees.
@@ -131,16 +132,15 @@ def descent(
         ("colsample_bytree", colsample_bytree),
         ("colsample_bylevel", colsample_bylevel),
     ):
-        _check_positive(name, share, 1, "lie above 0 and be at most 1", "It is a share; 1 takes all.")
+        _check_number(name, share, lambda number: 0 < number <= 1, "lie above 0 and be at most 1", "It is a share; 1 takes all.")
     if not callable(learning_rate):
-        _check_positive("learning_rate", learning_rate, math.inf, "be above 0 and finite", "0.1 is usual.")
+        is_right = lambda number: 0 < number < math.inf  # noqa: E731
+        _check_number("learning_rate", learning_rate, is_right, "be above 0 and finite", "0.1 is usual.")
     if shard is not None:
         checks.one_of("shard", shard, sharding.WAYS)
     penalties = Penalties(l1, l2, gamma, min_child_weight, min_child_samples, max_delta_step)
     for name, value in zip(penalties._fields, penalties):
-        checks.require(
-            not isinstance(value, (int, float)) or value >= 0, name, "be at least 0", value, "Leave it out for the default."
-        )
+        _check_number(name, value, lambda number: number >= 0, "be at least 0", "Leave it out for the default.")
     settings = Settings(
         loss, learning_rate, depth, num_outputs, curvature, penalties, subsample, colsample_bytree, colsample_bylevel, monotone,
         oblivious, newton_steps, nesterov, fold, patience, deterministic,
@@ -169,13 +169,13 @@ def _is_constant(settings: Settings) -> bool:
     return is_ours and all(isinstance(leaf, (int, float, str)) for leaf in others)
 
 
-def _check_monotone(monotone: Sequence[int], num_outputs: int | None) -> tuple[int, ...]:
-    signs = tuple(int(sign) for sign in monotone)
+def _check_monotone(monotone: Any, num_outputs: int | None) -> tuple[int, ...]:
+    signs = list(monotone)
     remedy = "Give 1, -1 or 0 for each feature."
-    checks.require(set(signs) <= {-1, 0, 1}, "monotone", "hold 1, -1 and 0", list(monotone), remedy)
+    checks.require(all(sign in (-1, 0, 1) for sign in signs), "monotone", "hold 1, -1 and 0", signs, remedy)
     checks.require(num_outputs in (None, 1), "monotone", "come with a single output", checks.Described(f"{num_outputs} outputs"),
                    "Leave it out.")  # fmt: skip
-    return signs
+    return tuple(int(sign) for sign in signs)
 
 
 def _check_start(start: Any, depth: int, num_outputs: int | None, nesterov: bool) -> Ensemble:
@@ -192,6 +192,6 @@ def _check_start(start: Any, depth: int, num_outputs: int | None, nesterov: bool
     return Ensemble(*jax.tree.map(lambda leaf: leaf[:number], tuple(start[:2])), start.intercept)
 
 
-def _check_positive(name: str, value: Any, most: Any, rule: str, remedy: str):
-    is_known = isinstance(value, (int, float)) and not isinstance(value, bool)
-    checks.require(not is_known or (0 < value <= most and math.isfinite(value)), name, rule, value, remedy)
+def _check_number(name: str, value: Any, is_right: Callable[[float], bool], rule: str, remedy: str):
+    """Hold numbers of Python, numpy and jax to a rule; those that are traced pass."""
+    checks.require(not checks.is_known(value) or is_right(float(value)), name, rule, value, remedy)

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from gradkit.boosting import curvatures
+from gradkit.boosting.prediction import Ensemble
 from gradkit.boosting.problems import as_examples
 
 PARTS = ("value", "gradient", "curvature")
@@ -17,6 +18,17 @@ NO_INTERCEPT = (
     "No constant was found at which the loss of all examples is least: where the search for the intercept ended, its slope does "
     "not change sign. Give the loss a minimum, by a penalty on the score for instance."
 )
+
+
+NO_SPLIT = (
+    "no tree has a split: `min_child_weight`, `min_child_samples` or `gamma` forbids them all (weights of examples count as they "
+    "are, and small ones sum up to less), or the features tell nothing"
+)
+
+
+def describe_growth(ensemble: Ensemble) -> str:
+    """Say if nothing grew: that no tree of a model has a split, and why that may be; else ``""``."""
+    return "" if np.asarray(ensemble.trees.is_split).any() else NO_SPLIT
 
 
 def describe_failure(loss: Callable, data: Any, scores: Any, *, num_outputs: int | None = None, curvature: Any = None) -> str:

@@ -20,26 +20,36 @@ FLAT = 1e-4  # of the slopes of single examples, added up: a smaller slope count
 AROUND = 1e-4  # of the scale of values: how far from a value slopes are looked at that may jump there
 SAMPLES = 4  # of such slopes, per score
 CORRECTIONS = 100
+LEVELS = np.linspace(0, 1, 11)  # of the targets' quantiles, at which the search may begin
+ENOUGH = 4096  # examples to choose among them
 
 
 def intercept(rows: Rows, derivatives: Derivatives) -> jax.Array:
     """The constant that minimizes the loss of all examples, shape (k,); there must be one leaf.
 
-    Newton's steps find it where the loss bends by itself, whatever the curvature that trees are grown by. Where they stop
-    elsewhere, because the loss is straight there or its scores have units far apart, each score is searched by itself, then all
-    together along a way down, over and over. A score whose slope does not change sign where the search ends is NaN, and so are
-    all of them where the loss still falls along some way: there is no such constant, or it was not found.
+    The search begins at the best of 0 and a few quantiles of the targets, score by score: far from all targets a loss may be
+    flat, and its slope of 0 there tells nothing. Newton's steps find the constant where the loss bends by itself, whatever the
+    curvature that trees are grown by. Where they stop elsewhere, because the loss is straight there or its scores have units far
+    apart, each score is searched by itself, then all together along a way down, over and over. A score whose slope does not
+    change sign where the search ends is NaN, and so are all of them where the loss still falls along some way: there is no such
+    constant, or it was not found.
     """
     penalties = Penalties(l2=0.0)
     slope = functools.partial(leaves.slopes, rows, derivatives, penalties)
     scale = leaves.scale_of(rows)
     zero = jnp.zeros((1, rows.scores.shape[1]), rows.scores.dtype)
-    start = zero if derivatives.bend is None else _by_newton(rows, derivatives, penalties, zero)
     is_coupled = zero.shape[1] > 1
 
     def sums(value):
         own = derivatives.gradient(rows.moved(value), rows.targets)
         return rows.sums(own, jnp.abs(own))
+
+    first = _best_of_targets(_few(rows), derivatives, zero)
+    if derivatives.bend is None:  # from 0 the bisection finds the middle of a flat minimum, a target would pass for it
+        steepness = jax.lax.map(lambda value: sums(value)[1], jnp.stack([zero, first]))
+        start = jnp.where(steepness[0] <= FLAT * steepness[1], first, zero)
+    else:
+        start = _by_newton(rows, derivatives, penalties, first)
 
     def are_found(value):
         together, apart = jax.lax.map(sums, jnp.stack([zero, value]))
@@ -67,9 +77,62 @@ def intercept(rows: Rows, derivatives: Derivatives) -> jax.Array:
         return sweep + 1, jax.lax.cond(found.all(), lambda value: value, search, value), value, found
 
     nowhere = jnp.zeros_like(zero, bool)
-    start = jnp.where(jnp.isfinite(start), start, 0)
+    start = jnp.where(jnp.isfinite(start), start, first)
     _, value, _, found = jax.lax.while_loop(is_going, advance, (0, start, start + jnp.inf, nowhere))
     return jnp.where(found, value, jnp.nan)[0]
+
+
+def _best_of_targets(rows: Rows, derivatives: Derivatives, zero: jax.Array) -> jax.Array:
+    """The constant (1, k) of least finite mean loss among 0 and quantiles of the targets, chosen for one score after the other.
+
+    What has the shape of the scores may be meant as a score; where it is not, as a class or a count, 0 or a lucky guess is best.
+    """
+    quantiles = [_quantiles(rows, leaf) for leaf in jax.tree.leaves(rows.targets) if _is_like_scores(leaf, rows.scores)]
+    if not quantiles:
+        return zero
+    candidates = jnp.concatenate([zero, *quantiles])
+
+    def total(value):
+        [losses] = rows.sums(derivatives.value(rows.moved(value), rows.targets))
+        return jnp.where(jnp.isfinite(losses[0]), losses[0], jnp.inf)
+
+    def choose(j, value):
+        found = jax.lax.map(lambda candidate: total(value.at[0, j].set(candidate)), candidates[:, j])
+        return value.at[0, j].set(candidates[jnp.argmin(found), j])
+
+    return jax.lax.fori_loop(0, zero.shape[1], choose, zero)
+
+
+def _few(rows: Rows) -> Rows:
+    """The examples, or some that are drawn at random: enough to say where a search may begin."""
+    n = len(rows.scores)
+    if n <= ENOUGH:
+        return rows
+    drawn = np.random.default_rng(0).integers(0, n, ENOUGH).astype(np.int32)
+    take = lambda leaf: jnp.asarray(leaf)[drawn]  # noqa: E731
+    weights = rows.weights if len(rows.weights) == 1 else take(rows.weights)
+    return Rows(take(rows.scores), jax.tree.map(take, rows.targets), weights, take(rows.leaf), rows.num_leaves)
+
+
+def _is_like_scores(leaf: jax.Array, scores: jax.Array) -> bool:
+    n, k = scores.shape
+    return jnp.issubdtype(leaf.dtype, jnp.inexact) and leaf.shape in ((n, k), (n,) * (k == 1))
+
+
+def _quantiles(rows: Rows, leaf: jax.Array) -> jax.Array:
+    """Of what is left of the targets at the scores, by weight: shape (levels, k); 0 where that is not finite."""
+    left = leaf.astype(rows.scores.dtype).reshape(rows.scores.shape) - rows.scores
+    weights = jnp.broadcast_to(rows.weights, left.shape[:1])
+    left = jnp.where(weights[:, None] > 0, left, jnp.inf)  # last in order, beyond all shares
+
+    def of(left):
+        ordered, heavy = jax.lax.sort((left, weights), num_keys=1)
+        shares = jnp.cumsum(heavy)
+        place = jnp.searchsorted(shares, jnp.asarray(LEVELS, shares.dtype) * shares[-1])
+        return ordered[jnp.clip(place, 0, len(ordered) - 1)]
+
+    values = jax.vmap(of, in_axes=1, out_axes=1)(left)
+    return jnp.where(jnp.isfinite(values), values, 0)
 
 
 def _way_down(slope, value: jax.Array, scale: jax.Array) -> jax.Array:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gradkit import checks
 from gradkit.boosting import curvatures
@@ -15,8 +16,21 @@ from gradkit.boosting.curvatures import Derivatives
 from gradkit.boosting.growing import Shape
 from gradkit.boosting.splits import Penalties
 
+MOST_TOLD = 9  # folds in a message
 
-class Examples(NamedTuple):
+
+class Parts(NamedTuple):
+    """The arrays of :class:`Examples`."""
+
+    binned: Binned
+    targets: Any
+    weights: Any = None
+    offset: Any = None
+    fold: Any = None
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class Examples(Parts):
     """What a model of trees is fitted to; ``(binned, targets)`` and ``(binned, targets, weights)`` are short for it.
 
     Attributes:
@@ -27,13 +41,53 @@ class Examples(NamedTuple):
             ``min_child_weight`` by it. Losses that are told are means by weight.
         offset: Shape of the scores: what is added to them before the loss sees them.
         fold: Whole numbers (n,): the examples of a descent's ``fold`` are held out.
+        folds: The numbers that ``fold`` holds; ``None`` if they are not known, as for an array that is traced. Part of the
+            structure: a program that is traced knows which folds are empty.
+
+    Raises:
+        ValueError: If a weight that is not traced is negative, or all are 0.
     """
 
-    binned: Binned
-    targets: Any
-    weights: Any = None
-    offset: Any = None
-    fold: Any = None
+    folds: tuple[int, ...] | None
+
+    def __new__(cls, binned: Binned, targets: Any, weights: Any = None, offset: Any = None, fold: Any = None):
+        """Look at the weights and the folds, as far as they are known."""
+        weights = np.asarray(weights) if isinstance(weights, (list, tuple)) else weights
+        fold = np.asarray(fold) if isinstance(fold, (list, tuple)) else fold
+        if _is_array(weights):
+            _check_weights(np.asarray(weights))
+        return cls._of((binned, targets, weights, offset, fold), tuple(np.unique(fold).tolist()) if _is_array(fold) else None)
+
+    @classmethod
+    def _of(cls, parts: Any, folds: tuple[int, ...] | None) -> Examples:
+        self = tuple.__new__(cls, parts)
+        self.folds = folds
+        return self
+
+    @classmethod
+    def _make(cls, parts: Any) -> Examples:
+        return cls(*parts)
+
+    def tree_flatten_with_keys(self):
+        """The parts are children."""
+        return tuple((jax.tree_util.GetAttrKey(name), part) for name, part in zip(self._fields, self)), self.folds
+
+    @classmethod
+    def tree_unflatten(cls, folds, parts):
+        """The inverse; nothing is looked at again."""
+        return cls._of(parts, folds)
+
+
+def _is_array(values: Any) -> bool:
+    return isinstance(values, (np.ndarray, jax.Array)) and not isinstance(values, jax.core.Tracer)
+
+
+def _check_weights(weights: np.ndarray):
+    remedy = "A weight of 0 leaves an example out; leave `weights` out to count all alike."
+    if (weights < 0).any():
+        first = int((weights < 0).reshape(len(weights), -1).any(1).argmax())
+        checks.refuse("weights", "be at least 0", checks.Described(f"{weights[first]} at example {first}"), remedy)
+    checks.require((weights != 0).any(), "weights", "not all be 0", checks.Described("zeros only"), remedy)
 
 
 class Settings(NamedTuple):
@@ -92,6 +146,7 @@ def pose(settings: Settings, batch: Any) -> Problem:
     if settings.fold is not None:
         checks.require(examples.fold is not None, "data", "say the fold of each example", checks.Described("none"),
                        "Pass gk.boosting.Examples(binned, targets, fold=...).")  # fmt: skip
+        _check_fold(settings.fold, examples.folds)
         is_out = examples.fold == settings.fold
         weights, held_out = jnp.where(is_out, 0, weights), jnp.where(is_out, weights, 0)
     offset = None if examples.offset is None else jnp.reshape(jnp.asarray(examples.offset, jnp.float32), (n, k))
@@ -109,7 +164,18 @@ def as_examples(batch: Any) -> Examples:
     checks.require(is_tuple, "data", "be a tuple (binned, targets) or (binned, targets, weights)",
                    checks.Described(f"a {type(batch).__name__}{first}"), "Bin the features first: gk.boosting.bin(features).",
                    error=TypeError)  # fmt: skip
-    return Examples(*batch)
+    return batch if isinstance(batch, Examples) else Examples(*batch)
+
+
+def _check_fold(fold: Any, folds: tuple[int, ...] | None):
+    """Refuse a fold that leaves nothing to hold out or nothing to learn from, as far as that is known."""
+    if folds is None or not (checks.is_known(fold) or isinstance(fold, bool)):
+        return
+    is_there = float(fold) in folds
+    known = checks.Described(", ".join(map(str, folds[:MOST_TOLD])) + ", ..." * (len(folds) > MOST_TOLD))
+    checks.require(is_there, "fold", f"be one of the data's folds: {known}", fold, "Folds are the numbers in `Examples.fold`.")
+    checks.require(len(folds) > 1, "fold", "leave examples to learn from", checks.Described(f"{fold}, the fold of all examples"),
+                   "Give those to learn from another number in `Examples.fold`.")  # fmt: skip
 
 
 def shape_of(settings: Settings, binned: Binned) -> Shape:

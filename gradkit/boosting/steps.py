@@ -48,15 +48,21 @@ def begin(settings: Settings, key: jax.Array, data: Any) -> BoostingState:
     if settings.start is None:
         one_leaf = leaves.Rows(start, problem.targets, problem.weights, jnp.zeros(n, jnp.int32), 1)
         intercept = intercepts.intercept(one_leaf, problem.derivatives)
-        scores = start + intercept[None]
     else:
-        intercept = jnp.atleast_1d(settings.start.intercept)
-        scores = prediction.added(settings.start, problem.binned, start + intercept[None])
+        intercept = jnp.atleast_1d(jnp.asarray(settings.start.intercept, jnp.float32))
+    intercept = jnp.where(_are_weights_sound(problem), intercept, jnp.nan)  # a failure is a value: no score is finite then
+    scores = start + intercept[None]
+    scores = scores if settings.start is None else prediction.added(settings.start, problem.binned, scores)
     count = jnp.int32(_num_before(settings))
     state = BoostingState(
         scores, scores if settings.is_accelerated else None, intercept, key, count, _held_out_loss(problem, scores), count
     )
     return state if settings.shard is None else sharding.everywhere(state)
+
+
+def _are_weights_sound(problem: Problem) -> jax.Array:
+    held_out = problem.weights if problem.held_out is None else problem.held_out
+    return (problem.weights >= 0).all() & (held_out >= 0).all()
 
 
 def _num_before(settings: Settings) -> int:
@@ -77,7 +83,7 @@ def advance(settings: Settings, state: BoostingState, batch: Any) -> tuple[Boost
         scores, kept = (model, None) if not settings.is_accelerated else (_look_ahead(state, model), model)
         held_out = _held_out_loss(problem, model)
         count = state.count + 1
-        is_best = held_out < state.best_loss
+        is_best = (held_out < state.best_loss) | ~_is_watched(problem)
         new = state._replace(
             scores=scores, model=kept, count=count, best_loss=jnp.where(is_best, held_out, state.best_loss),
             best_count=jnp.where(is_best, count, state.best_count),
@@ -144,16 +150,22 @@ def _rate(settings: Settings, count: jax.Array) -> Any:
 
 
 def _mean(values: jax.Array, weights: jax.Array) -> jax.Array:
+    """The mean of values that weigh something; NaN if none does, as nothing is known then."""
     weights = jnp.broadcast_to(weights, values.shape)
     total = weights.sum()
-    return jnp.where(total > 0, jnp.where(weights > 0, weights * values, 0).sum() / jnp.where(total > 0, total, 1), 0)
+    return jnp.where(total > 0, jnp.where(weights > 0, weights * values, 0).sum() / jnp.where(total > 0, total, 1), jnp.nan)
 
 
 def _held_out_loss(problem: Problem, scores: jax.Array) -> jax.Array:
-    """The mean loss of the held-out examples; 0 if there are none."""
+    """The mean loss of the held-out examples: NaN if the fold has none; 0, which nobody reads, where no fold is named."""
     if problem.held_out is None:
         return jnp.zeros((), scores.dtype)
     return _mean(problem.derivatives.value(scores, problem.targets), problem.held_out)
+
+
+def _is_watched(problem: Problem) -> Any:
+    """Whether an example is held out that weighs something; else every tree counts, for nothing speaks against it."""
+    return problem.held_out is None or (problem.held_out > 0).any()
 
 
 def _look_ahead(state: BoostingState, model: jax.Array) -> jax.Array:

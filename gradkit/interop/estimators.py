@@ -6,11 +6,11 @@ Reached as ``gk.sklearn``, and imported only then; needs scikit-learn 1.6.
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.model_selection import train_test_split
@@ -20,24 +20,12 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from gradkit import boosting, losses
 from gradkit.boosting import Binned, Ensemble, Examples
+from gradkit.boosting.binning import columns
 from gradkit.checks import require
 from gradkit.contracts import Status
 from gradkit.data.arrays import check_plain
 from gradkit.fits import fit
-
-
-def half_squared(score: Any, target: Any) -> Any:
-    """Half the squared error, as scikit-learn and XGBoost count it: penalties then mean what they mean there."""
-    return losses.squared(score, target) / 2
-
-
-REGRESSION = {  # loss and inverse link
-    "squared_error": (half_squared, None),
-    "absolute_error": (losses.absolute, None),
-    "huber": (losses.huber, None),
-    "quantile": (losses.quantile, None),
-    "poisson": (losses.poisson, jnp.exp),
-}
+from gradkit.interop import regressions
 
 
 class _GradientBoosting(BaseEstimator):
@@ -76,8 +64,11 @@ class _GradientBoosting(BaseEstimator):
         tags.input_tags.allow_nan = True
         return tags
 
-    def _boost(self, X: np.ndarray, targets: np.ndarray, sample_weight: Any, loss: Callable, num_outputs: int | None):
-        """Bin, grow, and keep what predictions need."""
+    def _boost(
+        self, X: np.ndarray, targets: np.ndarray, sample_weight: Any, loss: Callable, num_outputs: int | None,
+        categorical: tuple[int, ...], shift: float = 0.0,
+    ):  # fmt: skip
+        """Bin, grow, and keep what predictions need; the targets are those of the user less the shift."""
         random = check_random_state(self.random_state)
         key = int(random.randint(2**31 - 1))
         weights = None
@@ -89,7 +80,7 @@ class _GradientBoosting(BaseEstimator):
         seen = weights if fold is None else (fold == 0) * (1 if weights is None else weights)
         before = self._before()
         if before is None:
-            binned = boosting.bin(X, bins=self.max_bins, categorical=self.categorical_features or (), weights=seen)
+            binned = boosting.bin(X, bins=self.max_bins, categorical=categorical, weights=seen)
         else:
             binned = self._binned.like(X)
         num_new = self.max_iter - (0 if before is None else self.n_iter_)
@@ -100,7 +91,8 @@ class _GradientBoosting(BaseEstimator):
             l2=self.l2_regularization, gamma=self.gamma, min_child_weight=self.min_child_weight,
             min_child_samples=self.min_samples_leaf, max_delta_step=self.max_delta_step, subsample=self.subsample,
             colsample_bylevel=self.max_features, monotone=self.monotonic_cst, curvature=self.curvature,
-            fold=None if fold is None else 1, patience=None if fold is None else self.n_iter_no_change, start=before,
+            fold=None if fold is None else 1, patience=None if fold is None else self.n_iter_no_change,
+            start=before and before._replace(intercept=np.float32(before.intercept - shift)),
         )  # fmt: skip
         examples = Examples(binned, targets, weights, fold=fold)
         made = fit(booster, examples, steps=num_new, key=key, progress=False)
@@ -108,7 +100,10 @@ class _GradientBoosting(BaseEstimator):
             asked = {"num_outputs": num_outputs, "curvature": self.curvature}
             raise ValueError(boosting.describe_failure(loss, examples, made.state.scores, **asked))
         self._binned = Binned(np.zeros((0, X.shape[1]), np.uint8), binned.num_bins, binned.categorical, False, binned.cuts)
-        self.ensemble_: Ensemble = jax.tree.map(np.asarray, made.params)
+        if (remark := boosting.describe_growth(made.params)) and np.ptp(targets if weights is None else targets[weights > 0]):
+            warnings.warn(f"The model is a constant: {remark}.", stacklevel=3)
+        grown: Ensemble = jax.tree.map(np.asarray, made.params)
+        self.ensemble_ = grown._replace(intercept=grown.intercept + np.float64(shift)) if shift else grown
         scores = {"loss": "train_score_"} | ({} if fold is None else {"held_out_loss": "validation_score_"})
         for name, attribute in scores.items():
             earlier = [] if before is None else [getattr(self, attribute)]
@@ -134,7 +129,16 @@ class _GradientBoosting(BaseEstimator):
         check_is_fitted(self)
         check_plain("X", X)
         X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_all_finite=False, reset=False)
-        return np.asarray(predict(self.ensemble_, self._binned.like(X)), float)
+        trees = self.ensemble_._replace(intercept=np.zeros_like(self.ensemble_.intercept, np.float32))
+        # the sum of the trees is of single precision; where the targets lie far from zero, the intercept is of double
+        return np.asarray(predict(trees, self._binned.like(X)), float) + self.ensemble_.intercept
+
+    def _categorical(self, X: Any) -> tuple[int, ...]:
+        """The columns of examples as they were given whose values have no order."""
+        asked = () if self.categorical_features is None else self.categorical_features
+        if isinstance(asked, str) and asked == "from_dtype":
+            asked = [str(dtype) == "category" for dtype in getattr(X, "dtypes", ())]
+        return columns("categorical_features", asked, getattr(self, "feature_names_in_", None), self.n_features_in_)
 
     @property
     def feature_importances_(self) -> np.ndarray:
@@ -158,7 +162,8 @@ class GradientBoostingRegressor(RegressorMixin, _GradientBoosting):
         subsample: The share of the examples that a tree is grown on.
         max_features: The share of the features that each level of a tree may use.
         max_bins: Bins per feature, from 3 to 256; missing values have one of them.
-        categorical_features: Columns, by position or name, whose values have no order.
+        categorical_features: Columns whose values have no order: positions, names of a table's columns, a boolean for each, or
+            ``"from_dtype"`` for those of a table that pandas calls a category.
         monotonic_cst: Per feature 1, -1 or 0: where the prediction must not fall, must not rise, or may do both.
         early_stopping: Whether to hold examples out and to stop when their loss falls no more.
         validation_fraction: The share that is held out.
@@ -170,7 +175,7 @@ class GradientBoostingRegressor(RegressorMixin, _GradientBoosting):
         inverse_link: ``scores -> predictions``, for a loss of your own.
 
     Attributes:
-        ensemble_: The model.
+        ensemble_: The model; where targets lie far from zero, its intercept is of double precision.
         n_iter_: Trees that count.
         train_score_, validation_score_: The loss before each tree, and the held-out loss after it.
         feature_importances_: Shares of the gain.
@@ -203,17 +208,19 @@ class GradientBoostingRegressor(RegressorMixin, _GradientBoosting):
         """Grow the trees on examples X (n, d) and targets y (n,)."""
         check_plain("X", X)
         check_plain("y", y)
+        given = X
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], ensure_all_finite=False, y_numeric=True)
         loss, _ = self._loss()
         require(self.loss != "poisson" or (y >= 0).all(), "y", 'be at least 0 for loss="poisson"', y, "Counts and rates are.")
-        return self._boost(X, np.asarray(y, np.float32), sample_weight, loss, None)
+        targets, shift = regressions.targets_for(self.loss, np.asarray(y, float), sample_weight)
+        return self._boost(X, targets, sample_weight, loss, None, self._categorical(given), shift)
 
     def _loss(self) -> tuple[Callable, Callable | None]:
         if callable(self.loss):
             return self.loss, self.inverse_link
-        known = f"be one of {', '.join(REGRESSION)} or a function (score, target) -> scalar"
-        require(self.loss in REGRESSION, "loss", known, self.loss, "Any loss of gk.losses will do.")
-        loss, link = REGRESSION[self.loss]
+        known = f"be one of {', '.join(regressions.LOSSES)} or a function (score, target) -> scalar"
+        require(self.loss in regressions.LOSSES, "loss", known, self.loss, "Any loss of gk.losses will do.")
+        loss, link = regressions.LOSSES[self.loss]
         return (functools.partial(loss, level=self.quantile) if self.loss == "quantile" else loss), link
 
     def predict(self, X: Any) -> np.ndarray:
@@ -252,6 +259,7 @@ class GradientBoostingClassifier(ClassifierMixin, _GradientBoosting):
         """Grow the trees on examples X (n, d) and classes y (n,)."""
         check_plain("X", X)
         check_plain("y", y)
+        given = X
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], ensure_all_finite=False)
         check_classification_targets(y)
         classes, codes = np.unique(y, return_inverse=True)
@@ -265,7 +273,7 @@ class GradientBoostingClassifier(ClassifierMixin, _GradientBoosting):
                 self.loss, "Write your own as a pure function.")  # fmt: skip
         loss = self.loss if callable(self.loss) else losses.logistic if k == 2 else losses.softmax
         targets = codes.astype(np.float32 if loss is losses.logistic else np.int32)
-        return self._boost(X, targets, sample_weight, loss, None if k == 2 else k)
+        return self._boost(X, targets, sample_weight, loss, None if k == 2 else k, self._categorical(given))
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Raw scores: shape (n,) for two classes, else (n, k)."""

@@ -82,7 +82,8 @@ def find(members: Members, axes: tuple[Axis, ...]) -> Findings:
     given = _configurations(members)
     first = np.unique(members.configuration, return_index=True)[1]
     axes = tuple(axis._replace(values=axis.values[first]) for axis in axes if len(_unique(axis.values)) > 1)
-    ordered = {axis.name: levels for axis in axes if axis.is_range if (levels := _levels(axis, axes, given)) is not None}
+    told = {axis.name: _levels(axis, axes, given) for axis in axes if axis.is_range}
+    ordered = {name: levels for name, levels in told.items() if levels is not None and len(levels.first)}
     words = {axis.name: trends.of_axis(axis.values, given, is_ordered=False) for axis in axes if not axis.is_range}
     ordered, words = ({name: levels for name, levels in each.items() if len(levels.first)} for each in (ordered, words))
     best_gain = _best_gain(trends.each(given), ordered, len(first))

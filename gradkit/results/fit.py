@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradkit import trees
+from gradkit import boosting, trees
 from gradkit.contracts import Info, Status
 from gradkit.engine.ledger import Ledger, last_twentieth
 from gradkit.transforms.skips import NO_LOSS_YET
@@ -100,10 +100,12 @@ class Fit:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What the status does not say: that it ended worse than it began, did not move, or has gradients that are zero."""
+        """What the status does not say: that it ended worse than it began, did not move, grew no tree with a split, or has
+        gradients that are zero."""
         if self.status == Status.DIVERGED or self.steps == 0:
             return ()
-        return tuple(remark for remark in (self._progress(), self._zeros()) if remark)
+        grown = boosting.describe_growth(self.params) if isinstance(self.params, boosting.Ensemble) else ""
+        return tuple(remark for remark in (self._progress(), grown, self._zeros()) if remark)
 
     def _progress(self) -> str:
         if not self.has_moved:
