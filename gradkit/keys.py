@@ -23,8 +23,13 @@ def branch(key: jax.Array, purpose: int) -> jax.Array:
     return jax.random.fold_in(key, purpose)
 
 
-def member_key(key: jax.Array, seed: Any) -> jax.Array:
-    """The key of the members with a seed."""
+def member_key(key: Any, seed: Any) -> jax.Array:
+    """The key of the members with a seed, from the sweep's, which is an int or a jax key.
+
+    >>> member_key(0, 3) == member_key(jax.random.key(0), 3)
+    Array(True, dtype=bool)
+    """
+    key = jax.random.key(key) if isinstance(key, int) else key
     return jax.random.fold_in(branch(key, MEMBER), seed)
 
 
