@@ -27,8 +27,8 @@ ENOUGH = 4096  # examples to choose among them
 def intercept(rows: Rows, derivatives: Derivatives) -> jax.Array:
     """The constant that minimizes the loss of all examples, shape (k,); there must be one leaf.
 
-    The search begins at the best of 0 and a few quantiles of the targets, score by score: far from all targets a loss may be
-    flat, and its slope of 0 there tells nothing. Newton's steps find the constant where the loss bends by itself, whatever the
+    The search begins at 0, or score by score at the best of a few quantiles of the targets where the loss is flat at 0: far from
+    all targets a slope of 0 tells nothing. Newton's steps find the constant where the loss bends by itself, whatever the
     curvature that trees are grown by. Where they stop elsewhere, because the loss is straight there or its scores have units far
     apart, each score is searched by itself, then all together along a way down, over and over. A score whose slope does not
     change sign where the search ends is NaN, and so are all of them where the loss still falls along some way: there is no such
@@ -44,12 +44,11 @@ def intercept(rows: Rows, derivatives: Derivatives) -> jax.Array:
         own = derivatives.gradient(rows.moved(value), rows.targets)
         return rows.sums(own, jnp.abs(own))
 
-    first = _best_of_targets(_few(rows), derivatives, zero)
-    if derivatives.bend is None:  # from 0 the bisection finds the middle of a flat minimum, a target would pass for it
-        steepness = jax.lax.map(lambda value: sums(value)[1], jnp.stack([zero, first]))
-        start = jnp.where(steepness[0] <= FLAT * steepness[1], first, zero)
-    else:
-        start = _by_newton(rows, derivatives, penalties, first)
+    # from 0, unless it is flat there: from a target, that target would pass for the middle of a flat minimum
+    best = _best_of_targets(_few(rows), derivatives, zero)
+    steepness = jax.lax.map(lambda value: sums(value)[1], jnp.stack([zero, best]))
+    first = jnp.where(steepness[0] <= FLAT * steepness[1], best, zero)
+    start = first if derivatives.bend is None else _by_newton(rows, derivatives, penalties, first)
 
     def are_found(value):
         together, apart = jax.lax.map(sums, jnp.stack([zero, value]))
