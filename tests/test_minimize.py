@@ -120,6 +120,37 @@ def test_what_is_nearly_a_minimum_is_not_converged(fn, x0, ending):
     assert gk.minimize(fn, jnp.array(x0)).status == ending
 
 
+@pytest.mark.few(1)
+@pytest.mark.parametrize("escape_saddles", [False, True])
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda x: (x[0] * x[1] - 1) ** 2,
+        lambda x: jnp.sum((x[0] * jnp.exp(x[1]) - jnp.arange(2.0, 6.0)) ** 2),
+        lambda x: 1e6 + 1e3 * (x @ x - 1) ** 4,
+    ],
+    ids=["product", "scale of an exponential", "circle, flatter than a parabola"],
+)
+def test_a_little_beside_a_curved_valley_of_minima_is_no_saddle(fn, escape_saddles):
+    starts = jax.random.uniform(jax.random.key(0), (200, 2), minval=0.3, maxval=3)
+    found = jax.vmap(lambda start: gk.minimize(fn, start, escape_saddles=escape_saddles))(starts)
+    assert all(found.status == Status.FLAT), found.message
+
+
+@pytest.mark.few(1)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_a_saddle_is_told_however_shallow_and_where_no_curvature_is_left(dtype):
+    def shallow_or_monkey(x, is_shallow):
+        shallow = (x[0] - 1) ** 2 * jnp.exp(x[0]) - 1e-3 * (x[1] * jnp.cos(x[0])) ** 2 + x[1] ** 4
+        monkey = (x[0] - 2) ** 3 - 3 * (x[0] - 2) * x[1] ** 2
+        return jnp.where(is_shallow, shallow, monkey)
+
+    for is_shallow in (True, False):
+        found = gk.minimize(shallow_or_monkey, jnp.array([3.0, 0.0], dtype), args=(is_shallow,))
+        assert found.status == Status.SADDLE
+        assert found.curvature < 0
+
+
 def test_values_that_are_rounded_do_not_keep_it_from_the_end():
     def rounded(x):  # as values of long computations are; derivatives know nothing of it
         return jnp.sum(jnp.cosh(x - 0.3) * jnp.array([1.0, 10.0])) + jax.lax.stop_gradient(1e-12 * jnp.cos(1e12 * jnp.sum(x)))

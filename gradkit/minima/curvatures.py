@@ -17,6 +17,7 @@ class Curvature(NamedTuple):
 
     Attributes:
         step: ``-|H|^-1 g`` over the directions looked at, shape ``(d,)``: Newton's step where no curvature is negative.
+        across: The part of the step along directions that curve ten times as much as the lowest one or more, shape ``(d,)``.
         decrease: ``g' |H|^-1 g / 2``, what the step promises, a scalar; along flat directions what a step as long as ``x`` does.
         lowest: The lowest eigenvalue of the Hessian in coordinates in which its diagonal is one, a scalar.
         downward: A direction of the lowest eigenvalue, shape ``(d,)``, as long as the function changes of its own.
@@ -28,6 +29,7 @@ class Curvature(NamedTuple):
     """
 
     step: jax.Array
+    across: jax.Array
     decrease: jax.Array
     lowest: jax.Array
     downward: jax.Array
@@ -80,7 +82,17 @@ def curvature(product: Callable, x: jax.Array, grad: jax.Array, mapped: Callable
     unscaled = basis.T @ (scale[:, None] * vectors)
     bends = jnp.maximum(jnp.maximum(jnp.abs(values), rounding), jnp.abs(slopes) / length)
     frame = unscaled / jnp.sqrt(bends)[None, :]
-    return Curvature(unscaled @ steps, decrease, values[0], unscaled[:, 0], values[0] < -rounding, jnp.any(is_flat), frame, bends)
+    return Curvature(
+        step=unscaled @ steps,
+        across=unscaled @ jnp.where(jnp.abs(values) >= 10 * jnp.abs(values[0]), steps, 0),
+        decrease=decrease,
+        lowest=values[0],
+        downward=unscaled[:, 0],
+        is_negative=values[0] < -rounding,
+        is_flat=jnp.any(is_flat),
+        frame=frame,
+        bends=bends,
+    )
 
 
 def krylov(product: Callable, grad: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:

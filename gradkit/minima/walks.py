@@ -118,7 +118,10 @@ def walk_down(key: Keyed, manner: Manner, x0: Any, args: tuple, tolerance: jax.A
         trifle = tolerance**2 * (jnp.abs(value) + jnp.abs(walk.start - value))
         error = relative(bend.step, flat, floor)
         is_still = (error <= tolerance) & (bend.decrease <= trifle)
-        is_saddle = is_still & bend.is_negative
+        # a little beside a curved valley its floor seems to curve down; the step across ends that, but no saddle's curvature
+        remaining = bend.downward @ product_fn(flat + bend.across, None, bend.downward)
+        is_saddle = is_still & bend.is_negative & (remaining < bend.lowest / 2)
+        is_flat = bend.is_flat | (bend.is_negative & ~is_saddle)
 
         newton = -bend.frame.T @ grad
         moved = flat + bend.frame @ newton
@@ -135,7 +138,7 @@ def walk_down(key: Keyed, manner: Manner, x0: Any, args: tuple, tolerance: jax.A
         Status = MinimumStatus
         status = jnp.select(
             [
-                ~is_finite, is_escaping, is_saddle, is_still & bend.is_flat, is_still,
+                ~is_finite, is_escaping, is_saddle, is_still & is_flat, is_still,
                 num_steps >= max_steps, is_stuck & walk.was_stuck,
             ],
             [
@@ -153,7 +156,7 @@ def walk_down(key: Keyed, manner: Manner, x0: Any, args: tuple, tolerance: jax.A
             curvature=bend.lowest,
             num_steps=num_steps + goes_on,
             num_evaluations=last.num_evaluations + found.num_evaluations + 2,
-            num_products=last.num_products + found.num_products + num_seen,
+            num_products=last.num_products + found.num_products + num_seen + 1,
         )
         small = jnp.where(is_escaping, first, jnp.maximum(walk.small / 10, 1e-4 * first))
         return _Walk(new, small, walk.start, is_stuck, jnp.minimum(walk.least_error, error), bend.frame, newton)
