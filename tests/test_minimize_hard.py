@@ -110,6 +110,26 @@ def test_at_a_limit_the_error_is_not_said_to_be_small():
     assert found.error > 1e-3 * min(true_error, 1)
 
 
+@pytest.mark.few(2)
+@pytest.mark.parametrize(
+    ("fn", "start", "end", "max_steps", "is_stated"),
+    [
+        (lambda x: 100 * (x[1] - x[0] ** 2) ** 2 + (1 - x[0]) ** 2, [-1.2, 1.0], [1.0, 1.0], 1, False),
+        (lambda x: (x[0] - 1) ** 4 + (x[1] - 2) ** 2, [5.0, 5.0], [1.0, 2.0], 10, False),
+        (lambda x: jnp.exp(-x[0]) + 1e-3 * x[0] + (x[1] - 1) ** 2, [-3.0, 5.0], [np.log(1e3), 1.0], 5, False),
+        (lambda x: jnp.sum(jnp.logspace(0, 6, 70) * (x - 1) ** 2), [3.0] * 70, [1.0] * 70, 30, False),
+        (lambda x: jnp.sum(jnp.array([1, 1e6, 1e-4]) * (x - jnp.array([1, 2, 3])) ** 2), [50.0] * 3, [1.0, 2.0, 3.0], 3, True),
+    ],
+    ids=["valley", "flatter than a parabola", "tail", "many parameters", "parabola"],
+)
+def test_at_a_limit_an_error_is_stated_only_if_it_is_about_the_truth(fn, start, end, max_steps, is_stated):
+    found = gk.minimize(fn, jnp.array(start), max_steps=max_steps)
+    assert found.status == Status.LIMIT
+    true_error = np.max(np.abs(found.params - np.array(end)) / np.abs(found.params))
+    np.testing.assert_allclose(found.error, true_error if is_stated else np.inf, rtol=0.1)
+    assert ("relative error unknown" in repr(found)) == (not is_stated)
+
+
 @pytest.mark.few(1)
 @pytest.mark.parametrize("way", ["residuals", pytest.param("one number", marks=SLOW)])
 @pytest.mark.parametrize("name", [name if name in ("MGH10", "Bennett5") else pytest.param(name, marks=SLOW) for name in PROBLEMS])
