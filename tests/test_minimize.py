@@ -137,7 +137,7 @@ def test_a_little_beside_a_curved_valley_of_minima_is_no_saddle(fn, escape_saddl
     assert all(found.status == Status.FLAT), found.message
 
 
-@pytest.mark.few(1)
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_a_saddle_is_told_however_shallow_and_where_no_curvature_is_left(dtype):
     def shallow_or_monkey(x, is_shallow):

@@ -95,6 +95,58 @@ def test_complex_residuals_count_with_both_parts():
     np.testing.assert_allclose(whole.params, [0.3, 2.0], rtol=1e-6)
 
 
+RIGHT = np.array([1.0, -2.0, 0.5])
+
+
+def zero_at_the_right(size_fn, dtype):
+    """``(start, right) -> end`` of a complex linear fit without noise, and starts, the first of which is its minimum."""
+    randoms = np.random.default_rng(0)
+    matrix = (randoms.normal(size=(6, 3)) + 1j * randoms.normal(size=(6, 3))).astype(np.result_type(dtype, np.complex64))
+    starts = jnp.asarray(np.concatenate([RIGHT[None], randoms.normal(size=(7, 3))]), dtype)
+    return lambda start, right: gk.minimize(lambda x, right: size_fn(matrix @ (x - right)), start, args=(right,)), starts
+
+
+SIZES = pytest.mark.parametrize(
+    "size_fn", [lambda z: jnp.sum(jnp.abs(z) ** 2), lambda z: jnp.linalg.norm(z) ** 2], ids=["abs", "norm"]
+)
+
+
+@pytest.mark.few(1)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@SIZES
+def test_squares_whose_derivatives_fail_at_zero_itself_converge_to_zero(size_fn, dtype):
+    found, starts = zero_at_the_right(size_fn, dtype)
+    ends = jax.vmap(found, in_axes=(0, None))(starts, jnp.asarray(RIGHT, dtype))
+    assert all(ends.status == Status.CONVERGED), ends.message
+    np.testing.assert_allclose(ends.params, np.tile(RIGHT, (8, 1)), rtol=20 * np.finfo(dtype).eps)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@SIZES
+def test_and_move_with_their_arguments(size_fn, dtype):
+    found, starts = zero_at_the_right(size_fn, dtype)
+    moved = jax.vmap(jax.jacrev(lambda right, start: found(start, right).params), in_axes=(None, 0))
+    np.testing.assert_allclose(moved(jnp.asarray(RIGHT, dtype), starts), np.tile(np.eye(3), (8, 1, 1)), atol=1e-5)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda x: jnp.sum((x - 1) ** 4),
+        lambda x: jnp.sum(jnp.abs(x - 1) ** 2.1),
+        lambda x: jnp.sum(jnp.where(x > 1, x - 1, 0) ** 2),
+        lambda x: (x[0] - 1) ** 3 + (x[1] - 1) ** 2,
+        lambda x: jnp.abs(x[0] * x[1] - 1 + 0j) ** 2,
+        lambda x: jnp.abs(x[0] - 1 + 0j) ** 2,
+    ],
+    ids=["flatter", "hardly flatter", "one side", "inflection", "valley", "unused"],
+)
+def test_what_is_flat_at_zero_itself_stays_flat(fn):
+    assert gk.minimize(fn, jnp.ones(2)).status == Status.FLAT
+
+
 def test_a_complex_value_is_refused():
     with pytest.raises(ValueError, match="`fn` must return one floating scalar, got complex128"):
         gk.minimize(lambda x: jnp.sum(x) + 0j, jnp.ones(2))
@@ -108,6 +160,26 @@ def test_at_a_limit_the_error_is_not_said_to_be_small():
     assert found.status == Status.LIMIT
     true_error = np.max(np.abs(found.params - problem.certified) / np.abs(found.params))
     assert found.error > 1e-3 * min(true_error, 1)
+
+
+@pytest.mark.few(1)
+@pytest.mark.parametrize(
+    ("fn", "start", "end", "max_steps", "is_stated"),
+    [
+        (lambda x: 100 * (x[1] - x[0] ** 2) ** 2 + (1 - x[0]) ** 2, [-1.2, 1.0], [1.0, 1.0], 1, False),
+        (lambda x: (x[0] - 1) ** 4 + (x[1] - 2) ** 2, [5.0, 5.0], [1.0, 2.0], 10, False),
+        (lambda x: jnp.exp(-x[0]) + 1e-3 * x[0] + (x[1] - 1) ** 2, [-3.0, 5.0], [np.log(1e3), 1.0], 5, False),
+        (lambda x: jnp.sum(jnp.logspace(0, 6, 70) * (x - 1) ** 2), [3.0] * 70, [1.0] * 70, 30, False),
+        (lambda x: jnp.sum(jnp.array([1, 1e6, 1e-4]) * (x - jnp.array([1, 2, 3])) ** 2), [50.0] * 3, [1.0, 2.0, 3.0], 3, True),
+    ],
+    ids=["valley", "flatter than a parabola", "tail", "many parameters", "parabola"],
+)
+def test_at_a_limit_an_error_is_stated_only_if_it_is_about_the_truth(fn, start, end, max_steps, is_stated):
+    found = gk.minimize(fn, jnp.array(start), max_steps=max_steps)
+    assert found.status == Status.LIMIT
+    true_error = np.max(np.abs(found.params - np.array(end)) / np.abs(found.params))
+    np.testing.assert_allclose(found.error, true_error if is_stated else np.inf, rtol=0.1)
+    assert ("relative error unknown" in repr(found)) == (not is_stated)
 
 
 @pytest.mark.few(1)

@@ -34,7 +34,9 @@ def minimize(
     Levenberg-Marquardt, go down until the steps are small. There the Hessian is looked at: with all its eigenvalues in up to
     64 parameters, on 64 directions in more. *Converged* means that Newton's step is relatively smaller than ``tolerance`` in
     every coordinate, that the decrease it promises is smaller than ``tolerance**2`` of the value and of what was gained, and
-    that all curvatures looked at are positive, and stay what they are over as long a step: at an inflection they do not. In
+    that all curvatures looked at are positive, and stay what they are over as long a step: at an inflection they do not. A
+    negative one makes a saddle if it is not only seen from beside a curved valley's floor. An end that looks flat, or where
+    derivatives fail at that one point, is looked at once more a rounding step away, and is that point if it is a minimum. In
     more than 64 parameters a saddle may escape the look. Where Newton's step does not raise the value by more than that, it
     is made; short of convergence the search goes on from there.
 

@@ -55,7 +55,9 @@ class Minimum(NamedTuple):
         value: The function there; for least squares half the sum of squares.
         status: A :class:`MinimumStatus` as int32.
         error: The largest relative length of the last Newton's step in any coordinate: an estimate of the relative error
-            of where it was made from; ``params`` are nearer where it was made. Infinite where a direction is flat.
+            of where it was made from; ``params`` are nearer where it was made. Infinite where it says nothing: where a direction
+            is flat; and at a limit or a failed line search if not all directions were looked at, or if Newton's next step would
+            not be much shorter.
         curvature: The lowest curvature seen there, relative to the coordinates' own; below zero at a saddle.
         num_steps: Steps of the optimizer, Newton's included.
         num_evaluations: Evaluations of the function with its derivative.
@@ -96,8 +98,9 @@ class Minimum(NamedTuple):
             return f"Minimum({', '.join(f'{name}={value}' for name, value in self._asdict().items())})"
         if np.ndim(self.status) > 0:
             return f"{np.size(self.status)} starts: {self.message}\nlowest value {float(np.fmin.reduce(self.value, None)):.6g}"
+        error = f"about {float(self.error):.0e}" if np.isfinite(self.error) else "unknown"
         return (
-            f"{self.message}\nvalue {float(self.value):.6g}, relative error about {float(self.error):.0e}\n"
+            f"{self.message}\nvalue {float(self.value):.6g}, relative error {error}\n"
             f"{int(self.num_steps)} steps, {int(self.num_evaluations)} evaluations, {int(self.num_products)} Hessian products\n"
             f"params {self.params}"
         )

@@ -20,6 +20,7 @@ from gradkit.minima.least_squares import least_squares
 from gradkit.minima.newton import newton
 from gradkit.minima.outcomes import Minimum, MinimumStatus
 from gradkit.minima.searches import descend, lbfgs, relative
+from gradkit.minima.verdicts import leads_nearer, see_beside, stays_curved
 
 LADDER = np.outer([1, -1], 4.0 ** -np.arange(12)).ravel()  # lengths, both ways, to leave a saddle
 
@@ -161,13 +162,6 @@ def walk_down(key: Keyed, manner: Manner, x0: Any, args: tuple, tolerance: jax.A
         small = jnp.where(is_escaping, first, jnp.maximum(walk.small / 10, 1e-4 * first))
         return _Walk(new, small, walk.start, is_stuck, jnp.minimum(walk.least_error, error), bend.frame, newton)
 
-    def stays_curved(walk: _Walk) -> jax.Array:
-        """Whether curvatures of one are still about one another Newton's step on; at x**3 or x**4 they are not."""
-        flat, ways = ravel_pytree(walk.minimum.params)[0], walk.frame * walk.newton[None, :]
-        bends = mapped(lambda both: both[0] @ product_fn(flat + both[1], None, both[0]))((walk.frame.T, ways.T))
-        is_seen = jnp.any(walk.frame != 0, axis=0)
-        return jnp.all(~is_seen | (jnp.abs(bends - 1) < 0.1))
-
     start = value_fn(x0)
     zero = jnp.zeros((), jnp.int32)
     infinite = jnp.asarray(jnp.inf, flat0.dtype)
@@ -176,6 +170,35 @@ def walk_down(key: Keyed, manner: Manner, x0: Any, args: tuple, tolerance: jax.A
     walk = _Walk(minimum, first, start, jnp.asarray(False), infinite, nothing, nothing[0])
     walk = jax.lax.while_loop(lambda walk: walk.minimum.status == MinimumStatus.RUNNING, look, walk)
     end = walk.minimum
-    is_flat = (end.status == MinimumStatus.CONVERGED) & ~stays_curved(walk)
-    status = jnp.where(is_flat, int(MinimumStatus.FLAT), end.status)
-    return end._replace(status=status, num_products=end.num_products + num_seen)
+    flat, ways = ravel_pytree(end.params)[0], walk.frame * walk.newton[None, :]
+    is_kept = stays_curved(product_fn, flat, walk.frame, [ways, jnp.zeros_like(ways)], mapped)
+    # far from the end Newton's step says nothing of how far that is: at the next step it would be as long again
+    is_near = is_kept & leads_nearer(value_and_grad, flat, walk.frame, walk.newton, floor)
+    is_known = is_near & (num_seen == flat0.size)  # along what was not looked at it may be far
+    is_open = (end.status == MinimumStatus.LIMIT) | (end.status == MinimumStatus.LINE_SEARCH_FAILED)
+    is_flat = (end.status == MinimumStatus.CONVERGED) & ~is_kept
+    end = end._replace(
+        status=jnp.where(is_flat, int(MinimumStatus.FLAT), end.status).astype(jnp.int32),
+        error=jnp.where(is_flat | (is_open & ~is_known), jnp.inf, end.error),
+        num_evaluations=end.num_evaluations + 1,
+        num_products=end.num_products + 2 * num_seen,
+    )
+
+    def look_beside(end: Minimum) -> Minimum:
+        """The end a rounding step away if a minimum is seen from there: at zero, abs(z)**2 of a complex z is said to be flat."""
+        beside, is_minimum, bend = see_beside(value_and_grad, product_fn, ravel_pytree(end.params)[0], floor, mapped)
+        value = value_fn(unravel(beside))
+        error = relative(bend.step, beside, floor)
+        is_minimum &= jnp.isfinite(value) & (error <= tolerance)
+        seen = end._replace(
+            params=unravel(beside),
+            value=value,
+            status=jnp.int32(int(MinimumStatus.CONVERGED)),
+            error=error,
+            curvature=bend.lowest,
+        )
+        end = jax.tree.map(partial(jnp.where, is_minimum), seen, end)
+        return end._replace(num_evaluations=end.num_evaluations + 2, num_products=end.num_products + 3 * num_seen)
+
+    is_unclear = (end.status == MinimumStatus.FLAT) | ((end.status == MinimumStatus.NOT_FINITE) & jnp.isfinite(end.value))
+    return jax.lax.cond(is_unclear, look_beside, lambda end: end, end)
