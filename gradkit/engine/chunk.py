@@ -128,7 +128,7 @@ def settle(chunk: Chunk, flight: tuple, tickets: Any, stop: int, tally: Tally):
     if jax.tree.leaves(chunk.growths):
         chunk.growths = segment.append(chunk.growths, blocks.growths, made.astype(np.int32), np.int32(start))
     ledger.steps[members[is_live]] = made[is_live]
-    if start == 0 and (run.num_compared == 1 or jax.tree.leaves(chunk.growths)):
+    if start == 0 and (ledger.num_compared == 1 or jax.tree.leaves(chunk.growths)):
         ledger.start_loss[members[is_live]] = infos.loss[0, is_live].astype(float)
     ledger.write(_taken(_without_rows_after(infos, made - start), is_live), start, members[is_live])
     if rest is not None:

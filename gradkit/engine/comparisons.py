@@ -25,7 +25,7 @@ def look_at_start(chunk: Chunk):
         return
     digests = _digests(params_of(chunk))
     chunk.start = digests if digests.size else None
-    if chunk.run.num_compared > 1:  # else the first step tells its loss itself
+    if chunk.run.ledger.num_compared > 1:  # else the first step tells its loss itself
         real = ~chunk.is_padding
         chunk.run.ledger.start_loss[chunk.members[real]] = _losses(chunk)[real]
 
@@ -55,7 +55,7 @@ def _losses(chunk: Chunk) -> np.ndarray:
     tickets, blank = jax.device_put((run.first_tickets(chunk.seeds), run.blank(run.num_lanes)), run.device)
     advance = segment.compiled(run.program).advance(chunk.copy)
     losses = []
-    for index in range(run.num_compared):
+    for index in range(run.ledger.num_compared):
         limits = np.int32(index), np.int32(index + 1)
         _, blocks, _ = advance(run.source.resident, chunk.lanes, chunk.state, blank, tickets, *limits)
         losses.append(np.asarray(blocks.infos.loss)[index].astype(float))

@@ -95,13 +95,12 @@ def prepare(
     own = Members(np.asarray(positions), hyper, [member.get("seed") for member in members], np.asarray(goals), given.key)
     num_steps = int(max(goals))
     rows = capacity(outline, source, min(len(members), LANES_THOUGHT_OF), num_steps, given.evaluate_every)
-    compared = num_compared(source, num_steps, rows)
-    ledger = ledgers.blank(len(members), given.history_every, compared)
+    ledger = ledgers.blank(len(members), given.history_every, num_compared(source, num_steps, rows))
     if outline.is_weight_lost and (source.is_lockstep or jax.tree.leaves(source.tickets(None, 0, 1))):
         ledger.notes.append(LOST_WEIGHTS)
     return Run(
         program._replace(split=programs.Static(needed)), outline, source, given.validation, own, ledger, num_steps, rows,
-        compared, shared_tickets(source, rows), given.evaluate_every, Pace(), given.keeps_state,
+        shared_tickets(source, rows), given.evaluate_every, Pace(), given.keeps_state,
     )  # fmt: skip
 
 
@@ -202,7 +201,7 @@ def replay(run: Run, plan: Plan, member: int, course: Course, is_interrupted: Ev
         members=_only(run.members, member, end),
         keeps_state=True,
         pace=Pace(),
-        ledger=ledgers.blank(1, run.ledger.every, run.num_compared),
+        ledger=ledgers.blank(1, run.ledger.every, run.ledger.num_compared),
     )
     ledgers.open_histories(alone.ledger, run.outline.info, run.num_steps)
     watch = runner.watch(Tally(1, end), is_interrupted)

@@ -88,7 +88,6 @@ class Run(NamedTuple):
         ledger: Where their results go.
         num_steps: The most steps that a member of the sweep makes: the leading extent of growths.
         capacity: The longest segment: the leading extent of tickets and blocks.
-        num_compared: The first batches on which start and end are compared.
         shared_tickets: ``(start, count) -> tickets`` of the order that all members share, kept for the next chunk.
         evaluate_every: Steps between evaluations, or ``None`` for the start and the end only.
         pace: How long steps take.
@@ -105,7 +104,6 @@ class Run(NamedTuple):
     ledger: Ledger
     num_steps: int
     capacity: int
-    num_compared: int
     shared_tickets: Callable[[int, int], Any]
     evaluate_every: int | None
     pace: Pace
@@ -169,7 +167,7 @@ class Run(NamedTuple):
         """
         if self.source.is_lockstep:
             return jax.tree.map(lambda leaf: _filled(leaf[None], self.capacity), self.source.example())
-        return self._tickets(seeds, 0, self.num_compared)
+        return self._tickets(seeds, 0, self.ledger.num_compared)
 
     def _tickets(self, seeds: Sequence[int | None], start: int, count: int) -> Any:
         """The tickets of ``count`` steps, filled up to the capacity. An order per seed puts lanes second."""

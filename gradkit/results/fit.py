@@ -143,7 +143,7 @@ class Fit:
         return f"Fit {self.status.name}: {steps} in {self.seconds:.1f} s, {self._course()}{metrics}{where}{remarks}{notes}"
 
     def _course(self) -> str:
-        """The loss at start and end, on the same batch; of a fit that failed, the first and the last that it saw."""
+        """The loss at start and end, on the same batches; of a fit that failed, the first and the last that it saw."""
         losses = self.losses
         if self.status != Status.DIVERGED and np.isfinite([self.start_loss, self.end_loss]).all():
             steps = "step" if self.num_compared == 1 else f"{self.num_compared} steps"
