@@ -18,3 +18,17 @@ def reached(closed: ClosedJaxpr, marked_inputs: list[bool]) -> list[bool]:
         outputs = reached(inner, inputs) if is_call else [True] * len(equation.outvars)
         marked.update(var for var, is_marked in zip(equation.outvars, outputs) if is_marked)
     return [not isinstance(var, Literal) and var in marked for var in jaxpr.outvars]
+
+
+def needed(closed: ClosedJaxpr) -> ClosedJaxpr:
+    """A program without the equations and constants that reach none of its outputs; calls are taken whole."""
+    jaxpr = closed.jaxpr
+    wanted = {var for var in jaxpr.outvars if not isinstance(var, Literal)}
+    equations = []
+    for equation in reversed(jaxpr.eqns):
+        if not wanted.isdisjoint(equation.outvars):
+            equations.append(equation)
+            wanted.update(var for var in equation.invars if not isinstance(var, Literal))
+    kept = [(var, value) for var, value in zip(jaxpr.constvars, closed.consts) if var in wanted]
+    own = jaxpr.replace(eqns=equations[::-1], constvars=[var for var, _ in kept])
+    return ClosedJaxpr(own, [value for _, value in kept])

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from gradkit.engine.runs import Run
+import jax
+
+from gradkit.engine.outline import Outline
 from gradkit.questions import BEST_LOSS, FINAL_LOSS, VALIDATION_LOSS, is_loss
 from gradkit.requests import Prepared
+from gradkit.results import words
 from gradkit.spaces import Space
+
+_First = tuple[dict[str, Any], Outline]  # the first member of a program, and what its program is
 
 
 def unlike_losses(space: Space, prepared: Prepared) -> list[str]:
@@ -16,24 +22,39 @@ def unlike_losses(space: Space, prepared: Prepared) -> list[str]:
     metric = prepared.question.metric
     if metric != VALIDATION_LOSS if has_validation else not (is_loss(metric) or metric in (FINAL_LOSS, BEST_LOSS)):
         return []
-    read = frozenset().union(*(run.outline.read_by_loss for run in prepared.runs))
+    read = frozenset().union(*(run.outline.judged.read for run in prepared.runs))
     differing = [name for name in space.axes if name in read and len({member.get(name) for member in space}) > 1]
-    differing += [name for name in space.axes if name not in space.traced and _has_several_losses(space, prepared.runs, name)]
+    static = [name for name in space.axes if name not in space.traced]
+    firsts = [(space[int(run.members.positions[0])], run.outline) for run in prepared.runs]
+    differing += [name for name in static if _has_several_losses(firsts, name) or _has_several_numbers(firsts, static, name)]
     if not differing:
         return []
     which = "loss in evaluation mode" if has_validation else "training loss"
-    remedy = "Pass validation= (an objective is evaluated without its penalty)"
-    remedy = "Pass validation_loss= to gk.descent" if has_validation else remedy
+    remedy = "Pass validation= (an objective is evaluated without its penalty), or rank by a metric of evaluate="
+    if has_validation:
+        remedy = "Pass validation_loss= to gk.descent, or rank by a metric of evaluate="
+    if any(jax.tree.leaves(run.outline.growth) for run in prepared.runs):
+        remedy = "Rank by a metric of evaluate=, on validation="
     return [
         f"the {which} reads {', '.join(differing)} itself, not through the parameters: members that differ in it are ranked by "
-        f"different losses. {remedy}, or rank by a metric of evaluate="
+        f"different losses. {remedy}"
     ]
 
 
-def _has_several_losses(space: Space, runs: Sequence[Run], name: str) -> bool:
+def _has_several_losses(firsts: Sequence[_First], name: str) -> bool:
     """Whether members that differ along a static axis are judged by different losses of one example."""
     losses: dict[str, frozenset] = {}
-    for run in runs:
-        value = repr(space[int(run.members.positions[0])].get(name))
-        losses[value] = losses.get(value, frozenset()) | run.outline.losses
+    for member, outline in firsts:
+        value = repr(member.get(name))
+        losses[value] = losses.get(value, frozenset()) | outline.losses
     return len(set(losses.values())) > 1
+
+
+def _has_several_numbers(firsts: Sequence[_First], static: Sequence[str], name: str) -> bool:
+    """Whether numbers of a static axis stand in the loss: programs alike but for their numbers, of members alike but for it."""
+    numbers: dict[tuple[str, ...], set[tuple[str, ...]]] = {}
+    for member, outline in firsts:
+        if words.is_number(member.get(name)):
+            alike = (outline.judged.skeleton, *(repr(member.get(other)) for other in static if other != name))
+            numbers.setdefault(alike, set()).add(outline.judged.numbers)
+    return any(len(each) > 1 for each in numbers.values())

@@ -27,6 +27,7 @@ from gradkit.engine.readings import Readings
 from gradkit.engine.runs import Run
 from gradkit.keys import as_key
 from gradkit.questions import Question, Reported
+from gradkit.results import words
 from gradkit.results.best import configurations
 from gradkit.spaces import Space
 
@@ -86,6 +87,7 @@ def prepare(request: Request) -> Prepared:
     _check_arguments(request)
     programs.begin()
     space = request.space
+    _check_folds(space, request.data)
     every = checks.whole_number("history_every", request.history_every, at_least=1, remedy="1 keeps every step.")
     validation = groups.check_evaluation(trees.at_home(request.validation), request.evaluate, request.evaluate_every)
     given = groups.Settings(as_key(request.key), validation, request.evaluate, request.evaluate_every, every)
@@ -102,7 +104,8 @@ def prepare(request: Request) -> Prepared:
         _check_halving(halving, space, runs)
         runs = [run._replace(rungs=rules.rung_steps(halving, run.num_steps)) for run in runs]
     together = configurations(found.hyper, question.over, found.run_by)
-    names = [_name(part, found.hyper[part.positions[0]]) for part in parts]
+    told = words.told(found.hyper)
+    names = [_name(part, told[part.positions[0]]) for part in parts]
     held = _holdings(request, runs, [part.source for part in parts])
     return Prepared(runs, names, reported, question, together, halving, found, held)
 
@@ -158,7 +161,8 @@ def _only(request: Request, given: groups.Settings, part: _Part, own: frozenset[
 
 def _name(part: _Part, hyper: dict[str, Any]) -> str:
     """What tells a program from the others: the static hyper-parameters that it reads."""
-    return ", ".join(f"{name}={_readable(value)}" for name, value in part.static.items() if name in hyper) or "all"
+    own = {name: repr(value) if isinstance(value, str) else hyper[name] for name, value in part.static.items() if name in hyper}
+    return ", ".join(f"{name}={word}" for name, word in own.items()) or "all"
 
 
 def _source(data: Any, **settings) -> Source:
@@ -259,6 +263,13 @@ def _check_reads(space: Space, parts: Sequence[_Part]):
     checks.require(not idle, "space", "have only axes that change something", checks.Described(", ".join(idle)), remedy)
 
 
+def _check_folds(space: Space, data: Any):
+    """Hold an axis named ``fold`` to the folds of data that know theirs: a traced one is seen by no descent."""
+    for fold in dict.fromkeys(member["fold"] for member in space if "fold" in member):
+        if hasattr(data, "check_fold"):
+            data.check_fold(fold)
+
+
 def _check_seeds(space: Space, matter: bool):
     seeds = {member["seed"] for member in space if "seed" in member}
     remedy = (
@@ -267,7 +278,3 @@ def _check_seeds(space: Space, matter: bool):
     )
     given = checks.Described(f"{len(seeds)} seeds for identical members")
     checks.require(matter or len(seeds) < 2, "seed", "change something", given, remedy)
-
-
-def _readable(value: Any) -> str:
-    return getattr(value, "__name__", None) or repr(value)

@@ -142,6 +142,10 @@ def test_functions_of_one_name_are_told_apart():
     (words,) = result.summary().rankings
     assert words.values == ("init 1", "init 0", "max")
     assert "start: init 1 (0." in repr(result)
+    assert "best: start=init 1: " in repr(result)
+    assert result.table().start.tolist() == ["init 0"] * 3 + ["init 1"] * 3 + ["max"] * 3
+    assert {label.get_text() for label in result.plot().axes[0].get_xticklabels()} == {"init 0", "init 1", "max"}
+    assert result.best().hyper["start"] is starts[1]
 
 
 def test_members_that_were_stopped_say_nothing():
@@ -198,6 +202,18 @@ def test_values_without_a_finite_metric_were_tried(end):
     assert (axis.last, axis.edge, axis.not_finite, axis.diverged) == (1.0, None, (0.1,), (1.0,))
     assert "    no finite validation_loss at 0.1" in repr(result)
     assert "extend" not in repr(result)
+
+
+@pytest.mark.parametrize("end, word", [(np.nan, "no value has a finite validation_loss in every fold"),
+                                       (Status.DIVERGED, "at every value a fold diverged")])  # fmt: skip
+def test_a_replicate_that_is_lost_everywhere_leaves_progress_unknown(end, word):
+    """The others improved: it must not be said that nothing did, or that all diverged."""
+    space = gk.grid(learning_rate=RATES, fold=range(3))
+    result = sweep(space, lambda h: end if h["fold"] == 2 else 0.5, over="fold")
+    assert f"learning_rate: {word}" in repr(result)
+    assert "over 2 folds" in repr(result)
+    assert "no configuration improved" not in repr(result)
+    assert "every value diverged" not in repr(result)
 
 
 def test_what_is_infinite_from_start_to_end_raises_no_warning():

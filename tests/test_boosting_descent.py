@@ -133,13 +133,22 @@ def test_a_held_out_fold_weighs_nothing_and_is_watched():
 @pytest.mark.parametrize("patience", [None, 2])
 def test_a_fold_without_examples_says_nothing_and_loses_no_tree(patience):
     data = Examples(BINNED, TARGETS, fold=np.arange(N) % 3 + 1)
-    make = lambda h: small(fold=h.fold, patience=patience)  # noqa: E731
-    sweep = gk.sweep(make, data, gk.grid(fold=[0, 1]), steps=4, over="fold", plan=gk.Plan(width=1), progress=False)
+    make = lambda h: small(fold=h.part, patience=patience)  # noqa: E731
+    sweep = gk.sweep(make, data, gk.grid(part=[0, 1]), steps=4, over="part", plan=gk.Plan(width=1), progress=False)
     empty, other = sweep
     assert empty.status is other.status is gk.Status.FINISHED
     assert np.isnan(empty.history["held_out_loss"]).all() and np.isfinite(other.history["held_out_loss"]).all()
     assert np.asarray(empty.params.coefficient).sum() == 4
     assert f"held_out_loss {other.history['held_out_loss'][-1]:.4g}" in repr(sweep)
+
+
+def test_an_axis_of_folds_holds_those_of_the_data():
+    data = Examples(BINNED, TARGETS, fold=np.arange(N) % 3)
+    make = lambda h: small(fold=h.fold)  # noqa: E731
+    with pytest.raises(ValueError, match="`fold` must be one of the data's folds: 0, 1, 2, got 3"):
+        gk.sweep(make, data, gk.grid(fold=range(5)), steps=4, over="fold", progress=False)
+    with pytest.raises(ValueError, match="`fold` must leave examples to learn from"):
+        gk.plan(make, Examples(BINNED, TARGETS, fold=np.ones(N, int)), gk.grid(fold=[1]), steps=4)
 
 
 def test_the_mean_loss_of_nothing_is_nothing():

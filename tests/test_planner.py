@@ -82,6 +82,13 @@ def test_each_program_of_a_plan_has_its_row():
     assert len({program.fingerprint for program in settled.programs}) == 4
 
 
+def test_programs_of_functions_of_one_name_are_told_apart():
+    make = lambda h: gk.descent(net_loss, init_net, h.optimizer())  # noqa: E731
+    space = gk.grid(optimizer=[lambda: optax.sgd(0.1), lambda: optax.sgd(0.2)])
+    settled = plan(make, space=space, plan=gk.Plan(width=1))
+    assert [program.name for program in settled.programs] == ["optimizer=<lambda> 0", "optimizer=<lambda> 1"]
+
+
 def test_a_plan_given_back_is_the_plan_of_the_sweep_and_measures_nothing(timings):
     settled = plan()
     num_timings = len(timings)

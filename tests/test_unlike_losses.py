@@ -102,6 +102,37 @@ def test_static_losses_are_told_and_what_is_static_besides_is_not(validation):
     assert gk.sweep(make, DATA, alike, steps=20, validation=validation, progress=False).notes == ()
 
 
+@pytest.mark.parametrize("validation", [VALIDATION, None], ids=["validation", "training"])
+def test_static_numbers_in_a_loss_are_told_and_those_of_its_form_are_not(validation):
+    def notes(make, space):
+        return gk.sweep(make, DATA, space, steps=5, validation=validation, progress=False).notes
+
+    static = gk.grid(l2=gk.static([0.1, 0.5]), width=gk.static([2, 3]), learning_rate=[0.1, 0.2])
+
+    def wide(h, loss_fn):
+        return gk.descent(loss_fn, jnp.zeros(h.width), optax.sgd(h.learning_rate))
+
+    def decayed(params, batch):
+        return jnp.mean((params.mean() * batch[0] - batch[1]) ** 2)
+
+    [note] = notes(lambda h: wide(h, lambda params, batch: decayed(params, batch) + h.l2 * jnp.sum(params**2)), static)
+    assert " reads l2 itself, not through the parameters" in note
+    decays = lambda h: optax.chain(optax.add_decayed_weights(h.l2), optax.sgd(h.learning_rate))  # noqa: E731
+    assert notes(lambda h: gk.descent(decayed, jnp.zeros(h.width), decays(h)), static) == ()
+
+
+def test_static_losses_of_trees_are_told():
+    data = gk.boosting.bin(np.arange(20.0)[:, None]), np.arange(20.0, dtype=np.float32)
+    make = lambda h: gk.boosting.descent(h.loss, learning_rate=0.1, depth=h.depth)  # noqa: E731
+    space = gk.grid(loss=[losses.squared, losses.absolute], depth=gk.static([1, 2]))
+    for validation in (None, data):
+        [note] = gk.sweep(make, data, space, steps=2, validation=validation, progress=False).notes
+        assert " reads loss itself, not through the parameters" in note
+        assert note.endswith("Rank by a metric of evaluate=, on validation=")
+    alike = gk.grid(loss=[losses.squared], depth=gk.static([1, 2]))
+    assert gk.sweep(make, data, alike, steps=2, progress=False).notes == ()
+
+
 def test_what_trees_are_held_out_by_is_told_where_it_differs():
     inputs = gk.boosting.bin(np.arange(20.0)[:, None])
     data = gk.boosting.Examples(inputs, np.arange(20.0, dtype=np.float32), fold=jnp.arange(20) % 2)

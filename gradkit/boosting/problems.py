@@ -15,6 +15,7 @@ from gradkit.boosting.binning import Binned
 from gradkit.boosting.curvatures import Derivatives
 from gradkit.boosting.growing import Shape
 from gradkit.boosting.splits import Penalties
+from gradkit.losses import calls
 
 MOST_TOLD = 9  # folds in a message
 
@@ -57,6 +58,18 @@ class Examples(Parts):
         if _is_array(weights):
             _check_weights(np.asarray(weights))
         return cls._of((binned, targets, weights, offset, fold), tuple(np.unique(fold).tolist()) if _is_array(fold) else None)
+
+    def check_fold(self, fold: Any):
+        """Refuse a fold that leaves nothing to hold out or nothing to learn from, as far as that is known."""
+        if self.folds is None or not (checks.is_known(fold) or isinstance(fold, bool)):
+            return
+        is_there, is_only = float(fold) in self.folds, len(self.folds) < 2
+        known = checks.Described(", ".join(map(str, self.folds[:MOST_TOLD])) + ", ..." * (len(self.folds) > MOST_TOLD))
+        remedy = "Folds are the numbers in `Examples.fold`."
+        checks.require(is_there, "fold", f"be one of the data's folds: {known}", fold, remedy)
+        given = checks.Described(f"{fold}, the fold of all examples")
+        remedy = "Give those to learn from another number in `Examples.fold`."
+        checks.require(not is_only, "fold", "leave examples to learn from", given, remedy)
 
     @classmethod
     def _of(cls, parts: Any, folds: tuple[int, ...] | None) -> Examples:
@@ -143,10 +156,11 @@ def pose(settings: Settings, batch: Any) -> Problem:
     n, k = len(examples.binned), settings.num_outputs or 1
     weights = jnp.ones(1, jnp.float32) if examples.weights is None else jnp.asarray(examples.weights, jnp.float32)
     held_out = None
+    calls.tell(settings, None, examples)
     if settings.fold is not None:
         checks.require(examples.fold is not None, "data", "say the fold of each example", checks.Described("none"),
                        "Pass gk.boosting.Examples(binned, targets, fold=...).")  # fmt: skip
-        _check_fold(settings.fold, examples.folds)
+        examples.check_fold(settings.fold)
         is_out = examples.fold == settings.fold
         weights, held_out = jnp.where(is_out, 0, weights), jnp.where(is_out, weights, 0)
     offset = None if examples.offset is None else jnp.reshape(jnp.asarray(examples.offset, jnp.float32), (n, k))
@@ -165,17 +179,6 @@ def as_examples(batch: Any) -> Examples:
                    checks.Described(f"a {type(batch).__name__}{first}"), "Bin the features first: gk.boosting.bin(features).",
                    error=TypeError)  # fmt: skip
     return batch if isinstance(batch, Examples) else Examples(*batch)
-
-
-def _check_fold(fold: Any, folds: tuple[int, ...] | None):
-    """Refuse a fold that leaves nothing to hold out or nothing to learn from, as far as that is known."""
-    if folds is None or not (checks.is_known(fold) or isinstance(fold, bool)):
-        return
-    is_there = float(fold) in folds
-    known = checks.Described(", ".join(map(str, folds[:MOST_TOLD])) + ", ..." * (len(folds) > MOST_TOLD))
-    checks.require(is_there, "fold", f"be one of the data's folds: {known}", fold, "Folds are the numbers in `Examples.fold`.")
-    checks.require(len(folds) > 1, "fold", "leave examples to learn from", checks.Described(f"{fold}, the fold of all examples"),
-                   "Give those to learn from another number in `Examples.fold`.")  # fmt: skip
 
 
 def shape_of(settings: Settings, binned: Binned) -> Shape:

@@ -2,37 +2,61 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax.extend.core import ClosedJaxpr
 
 from gradkit import flows
 from gradkit.engine.segment import Lanes
 
-
-def by_loss_of_trees(make: Callable, stand: tuple[Any, Any], lane: Lanes, batch: Any) -> frozenset[str]:
-    """The names that reach the loss of trees; ``stand`` is the state and the parameters."""
-    _, params = stand
-    program = jax.make_jaxpr(lambda params, lane, batch: make(lane).loss(params, batch))(params, lane, batch)
-    return read_by(program, 0, params, lane, batch)
+ADDRESS = re.compile(r"0x[0-9a-f]+")
+NUMBER = re.compile(r"(?<![\w.])-?\d[\w.+-]*(?=:[a-z]+\d*\[\])")  # a literal in a program as jax prints it: 0.5:f32[]
 
 
-def by_training_loss(make: Callable, stand: tuple[Any, Any], lane: Lanes, batch: Any) -> frozenset[str]:
-    """The names that reach the loss of a step before its optimizer has a say, as far as the descent tells its parts."""
-    state, _ = stand
+class Judged(NamedTuple):
+    """What a loss that members are judged by depends on, apart from the parameters.
+
+    Attributes:
+        read: The traced hyper-parameters that reach it.
+        skeleton: The digest of its program without the numbers written in it.
+        numbers: Those, as they print: what is static in ``make`` stands there.
+    """
+
+    read: frozenset[str] = frozenset()
+    skeleton: str = ""
+    numbers: tuple[str, ...] = ()
+
+
+def of_evaluation(make: Callable, params: Any, lane: Lanes, batch: Any) -> Judged:
+    """What the loss of parameters on a batch depends on: on validation data, and for trees."""
+    return _judged(lambda params, lane, batch: make(lane).loss(params, batch), params, lane, batch)
+
+
+def of_training(make: Callable, state: Any, lane: Lanes, batch: Any) -> Judged:
+    """What the loss of a step depends on before its optimizer has a say, as far as the descent tells its parts."""
     try:
-        program = jax.make_jaxpr(lambda state, lane, batch: make(lane).parts(state, batch)["loss"])(state, lane, batch)
+        return _judged(lambda state, lane, batch: make(lane).parts(state, batch)["loss"], state, lane, batch)
     except Exception:  # no parts, or those of a descent with another step, whose state they do not know
-        return frozenset()
-    return read_by(program, 0, state, lane, batch)
+        return Judged()
 
 
-def read_by(program: ClosedJaxpr, output: int, first: Any, lane: Lanes, last: Any) -> frozenset[str]:
-    """The hyper-parameters that reach an output of a program of ``(first, lane, last)`` by the lane."""
+def _judged(loss_fn: Callable, first: Any, lane: Lanes, last: Any) -> Judged:
     arguments = (first, lane, last)
-    return frozenset(name for name in lane.hyper if flows.reached(program, _marked(name, arguments))[output])
+    program = jax.make_jaxpr(loss_fn)(*arguments)
+    read = frozenset(name for name in lane.hyper if is_used(name, program, arguments))
+    own = flows.needed(program)
+    text, scalars = str(own.jaxpr), [str(each) for each in own.consts if np.ndim(each) == 0]
+    return Judged(read, digest(NUMBER.sub("", text)), (*NUMBER.findall(text), *scalars))
+
+
+def digest(text: str) -> str:
+    """Of a program as it prints, but for addresses, which change from process to process."""
+    return hashlib.sha256(ADDRESS.sub("", text).encode()).hexdigest()
 
 
 def is_used(name: str, program: ClosedJaxpr, arguments: tuple) -> bool:

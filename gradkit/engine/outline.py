@@ -8,8 +8,6 @@ batch raises here.
 from __future__ import annotations
 
 import functools
-import hashlib
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -19,16 +17,14 @@ from jax.extend.core import ClosedJaxpr
 
 from gradkit import checks, decompositions, flows, settings, trees
 from gradkit.contracts import Descent, Rule
-from gradkit.engine import programs
-from gradkit.engine.dependencies import by_loss_of_trees, by_training_loss, is_used, read_by
+from gradkit.engine import dependencies, programs
+from gradkit.engine.dependencies import Judged, digest, is_used
 from gradkit.engine.outputs import check_metrics, check_step
 from gradkit.engine.programs import Program
 from gradkit.engine.segment import Lanes, descent_of
 from gradkit.losses import watched
 from gradkit.questions import Reported
 from gradkit.weights import Weighted
-
-ADDRESS = re.compile(r"0x[0-9a-f]+")
 
 
 class Outline(NamedTuple):
@@ -38,8 +34,8 @@ class Outline(NamedTuple):
         state, info, growth, metrics: Shapes.
         reads: Names of hyper-parameters read by ``make``.
         uses: Those of the traced ones that reach what the member is or tells.
-        read_by_loss: Those that the loss reads itself, not through the parameters: the loss in evaluation mode if there are
-            validation data, else that of a step.
+        judged: What the loss depends on itself, not through the parameters: the loss in evaluation mode if there are validation
+            data, else that of a step.
         is_keyed: Whether the key matters.
         digest, largest: Of the step: a digest, and the bytes of the largest value that it makes on its way.
         rule: What the targets must be, if the loss says.
@@ -54,7 +50,7 @@ class Outline(NamedTuple):
     metrics: dict[str, Any]
     reads: frozenset[str]
     uses: frozenset[str]
-    read_by_loss: frozenset[str]
+    judged: Judged
     is_keyed: bool
     digest: str
     largest: int
@@ -161,11 +157,10 @@ def _traced(program: Program, lane, batch, data, validation) -> tuple[Outline, i
             (step_program, (state, lane, batch)),
             (read_program, (state, growths, lane)),
         ]
-        named, read_by_loss, judging = {}, frozenset(), calls
+        named, judging = {}, calls
         if validation is not None:
             with watched() as judging:
                 measuring, named = jax.make_jaxpr(metrics, return_shape=True)(read, lane, validation)
-            read_by_loss = read_by(measuring, sorted(named).index("validation_loss"), read, lane, validation)
             told.append((measuring, (read, lane, validation)))
     except (TypeError, jax.errors.TracerArrayConversionError) as error:
         if not _needs_a_value(error):
@@ -178,25 +173,27 @@ def _traced(program: Program, lane, batch, data, validation) -> tuple[Outline, i
     check_step(state, new_state, info)
     check_metrics(named)
     is_keyed = _reaches_outputs(first_program, step_program, read_program, state)
-    if validation is None and lane.hyper:
-        by_loss = by_loss_of_trees if jax.tree.leaves(growth) else by_training_loss
-        read_by_loss = by_loss(make, (state, read), lane, batch)
+    judged = Judged()
+    if lane.hyper or program.traced.static:
+        data_of_trees = batch if jax.tree.leaves(growth) else None
+        judged_on = validation if validation is not None else data_of_trees
+        of_training = functools.partial(dependencies.of_training, make, state, lane, batch)
+        judged = of_training() if judged_on is None else dependencies.of_evaluation(make, read, lane, judged_on)
     largest, rule = _largest(step_program.jaxpr), _rule_of(make, read, lane, batch)
     constants = {id(part): part for whole in (first_program, step_program, read_program) for part in _constants(whole)}
     num_bytes = trees.num_bytes([part for part in constants.values() if hasattr(part, "dtype")])
     uses = frozenset(name for name in lane.hyper if any(is_used(name, *program) for program in told))
-    reads, digest = frozenset(reads), _digest(step_program)
     is_loop_only = any(decompositions.may_wait_for_each_other(traced) for traced, _ in told[1:])
     found = Outline(
         state,
         info,
         growth,
         named,
-        reads,
+        frozenset(reads),
         uses,
-        read_by_loss,
+        judged,
         is_keyed,
-        digest,
+        digest(str(step_program)),
         largest,
         rule,
         frozenset(_code_of(call.objective.loss) for call in judging),
@@ -223,11 +220,6 @@ def _code_of(loss: Any) -> Any:
     while isinstance(loss, functools.partial):
         loss = loss.func
     return (loss.__module__, loss.__qualname__, loss.__code__) if hasattr(loss, "__code__") else loss
-
-
-def _digest(program: ClosedJaxpr) -> str:
-    """Of the program as it prints, but for addresses, which change from process to process."""
-    return hashlib.sha256(ADDRESS.sub("", str(program)).encode()).hexdigest()
 
 
 def _largest(jaxpr) -> int:

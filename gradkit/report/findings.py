@@ -86,7 +86,7 @@ def find(members: Members, axes: tuple[Axis, ...]) -> Findings:
     ordered = {name: levels for name, levels in told.items() if levels is not None and len(levels.first)}
     words = {axis.name: trends.of_axis(axis.values, given, is_ordered=False) for axis in axes if not axis.is_range}
     ordered, words = ({name: levels for name, levels in each.items() if len(levels.first)} for each in (ordered, words))
-    best_gain = _best_gain(trends.each(given), ordered, len(first))
+    best_gain = _best_gain(given, ordered)
     still, worse = _of_members(members, given, best_gain)
     return Findings(
         has_gained=None if np.isnan(best_gain) else best_gain > 0,
@@ -141,13 +141,14 @@ def _levels(axis: Axis, axes: tuple[Axis, ...], given: Configurations) -> Levels
     return trends.of_axis(axis.values, trends.averaged(given), is_ordered=True)._replace(is_scattered=True)
 
 
-def _best_gain(alone: Levels, ordered: dict[str, Levels], number: int) -> float:
-    """The gain of the best configuration; 0 if that is no more than the noise, NaN if it is unknown.
+def _best_gain(given: Configurations, ordered: dict[str, Levels]) -> float:
+    """The gain of the best configuration; 0 if that is no more than the noise, NaN if it is unknown, as where each lost a member.
 
     Where there is one replicate, an axis of many values tells the noise, and so whether its best values gained.
     """
+    alone, number = trends.each(given), len(given.ends)
     if not alone.is_known.any():
-        return 0.0
+        return np.nan if np.isfinite(given.gains).any() else 0.0
     gain = trends.gains(alone).mean[trends.best(alone)]
     told = [levels for levels in ordered.values() if levels.is_noise_known and levels.ends.shape[1] == 1]
     judged = [trends.mended(trends.condensed(levels)) for levels in told if levels.is_known.any()] or [alone]

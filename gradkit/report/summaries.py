@@ -30,6 +30,7 @@ class Summary(NamedTuple):
         counts: Members by status.
         seconds: Wall time.
         best: The best configuration.
+        words: Its hyper-parameters as the table tells them.
         start: Its metric at the start, NaN if unknown.
         others: Its other metrics, ``{name: (mean, std)}``.
         axes: What each axis with an order showed, and more than one value.
@@ -47,6 +48,7 @@ class Summary(NamedTuple):
     counts: dict[str, int]
     seconds: float
     best: Any
+    words: dict[str, Any]
     start: float
     others: dict[str, tuple[float, float]]
     axes: tuple[Range, ...]
@@ -60,7 +62,7 @@ class Summary(NamedTuple):
 
     def __str__(self) -> str:
         counts = ", ".join(f"{number} {status.lower()}" for status, number in self.counts.items())
-        names = ", ".join(f"{name}={_short(value)}" for name, value in self.best.hyper.items()) or "the only one"
+        names = ", ".join(f"{name}={_short(value)}" for name, value in self.words.items()) or "the only one"
         spread = functools.partial(_spread, count=len(self.best.members), replicate=self.replicate)
         start = "" if self.start != self.start else f", {self.start:.4g} at the start"
         lines = [
@@ -86,8 +88,8 @@ class Summary(NamedTuple):
 
 
 def summarize(
-    table: pd.DataFrame, found: Findings, best, *, num_configurations: int, question: Question, others: Sequence[str] = (),
-    seconds: float, notes: Sequence[str] = (),
+    table: pd.DataFrame, found: Findings, best, *, words: dict[str, Any], num_configurations: int, question: Question,
+    others: Sequence[str] = (), seconds: float, notes: Sequence[str] = (),
 ) -> Summary:  # fmt: skip
     """Put findings beside what ran.
 
@@ -95,6 +97,7 @@ def summarize(
         table: A row per member, with the columns of ``Sweep.table``.
         found: What it showed.
         best: The best configuration, with ``hyper``, ``metric``, ``mean``, ``std`` and ``members``.
+        words: Its hyper-parameters as the table tells them.
         num_configurations: Among the members.
         question: How members are compared.
         others: Columns of what else they report.
@@ -114,6 +117,7 @@ def summarize(
         counts={status: int(number) for status, number in table.status.value_counts().items()},
         seconds=seconds,
         best=best,
+        words=words,
         start=float(rows[_start(best.metric)].mean()) if _start(best.metric) in table else float("nan"),
         others={name: (rows[name].mean(), rows[name].std()) for name in others if name != best.metric},
         axes=() if is_pruned else found.ranges,
@@ -162,7 +166,11 @@ def _works(axis: Range, summary: Summary) -> str:
 
 
 def _all_failed(axis: Range | Ranking, summary: Summary) -> str:
-    return f"no value has a finite {summary.best.metric}" if axis.not_finite else "every value diverged"
+    is_repeated = summary.num_configurations < summary.num_members and summary.replicate != "member"
+    if axis.not_finite:
+        return f"no value has a finite {summary.best.metric}" + f" in every {summary.replicate}" * is_repeated
+    is_part = is_repeated and summary.share_diverged < 1
+    return f"at every value a {summary.replicate} diverged" if is_part else "every value diverged"
 
 
 def _edge(axis: Range) -> str:

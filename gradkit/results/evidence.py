@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import collections
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +13,8 @@ from gradkit.questions import BEST_LOSS, FINAL_LOSS, Question, Reported
 from gradkit.report import findings, noises
 from gradkit.report.findings import Axis, Findings, Members
 from gradkit.report.ranges import Range, Ranking
+from gradkit.results import words
 from gradkit.results.fit import Fit
-from gradkit.results.rows import readable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +37,7 @@ def find(
     every = dict.fromkeys(name for member in hyper for name in member)
     names = [name for name in every if name != question.over and not is_replicate(name)]
     columns = {name: [_value(member, name) for member in hyper] for name in names}
-    labels = {name: _labels(values) for name, values in columns.items()}
+    labels = {name: words.labels(values) for name, values in columns.items()}
     axes = tuple(_axis(name, values, list(labels[name])) for name, values in columns.items())
     members = _members(hyper, fits, table, configurations, question, reported)
     found = findings.find(members, axes)
@@ -75,7 +73,7 @@ def _sizes_of_each(hyper: Sequence[dict[str, Any]]) -> dict[Any, set[int]]:
     """The batch sizes of the members that make equally many steps, by that number."""
     sizes: dict[Any, set[int]] = {}
     for member in hyper:
-        if _is_number(size := member.get("batch_size")):
+        if words.is_number(size := member.get("batch_size")):
             sizes.setdefault(member.get("steps"), set()).add(size)
     return sizes
 
@@ -148,46 +146,17 @@ def _value(member: dict[str, Any], name: str) -> Any:
     return member.get(name, np.nan)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-
-
-def _is_blank(value: Any) -> bool:
-    return isinstance(value, float) and math.isnan(value)
-
-
-def _labels(values: list[Any]) -> dict[Static, Any]:
-    """The values of an axis that are no numbers, in order of appearance, and how a reader knows each.
-
-    Values of another type are others, though Python may call them equal; those of one name are numbered.
-
-    >>> list(_labels([False, 0.0, max, False]).values())
-    [False, 0.0, 'max']
-    """
-    labels = {_known(value): readable(value) for value in values if not _is_blank(value)}
-    alike = collections.Counter(map(str, labels.values()))
-    number = collections.Counter()
-    for each, label in labels.items():
-        if alike[str(label)] > 1:
-            labels[each] = f"{label} {number[str(label)]}"
-            number[str(label)] += 1
-    return labels
-
-
-def _known(value: Any) -> Static:
-    return Static({"value": value})
-
-
 def _axis(name: str, values: list[Any], known: list[Static]) -> Axis:
-    if all(_is_number(value) for value in values):
+    if all(words.is_number(value) for value in values):
         return Axis(name, np.array(values, float))
     codes = {each: float(code) for code, each in enumerate(known)}
-    return Axis(name, np.array([np.nan if _is_blank(value) else codes[_known(value)] for value in values]), is_range=False)
+    coded = np.array([np.nan if words.is_blank(value) else codes[words.as_known(value)] for value in values])
+    return Axis(name, coded, is_range=False)
 
 
 def _in_whole_numbers(found: Range, values: list[Any]) -> Range:
     """The range in the values as they were given."""
-    if not all(isinstance(value, (int, np.integer)) or _is_blank(value) for value in values):
+    if not all(isinstance(value, (int, np.integer)) or words.is_blank(value) for value in values):
         return found
 
     def whole(value):
@@ -201,7 +170,7 @@ def _in_whole_numbers(found: Range, values: list[Any]) -> Range:
 def _in_words(found: Ranking, labels: list[Any]) -> Ranking:
     """The ranking with values in place of codes."""
 
-    def words(codes):
+    def of(codes):
         return tuple(labels[int(code)] for code in codes)
 
-    return found._replace(values=words(found.values), diverged=words(found.diverged), not_finite=words(found.not_finite))
+    return found._replace(values=of(found.values), diverged=of(found.diverged), not_finite=of(found.not_finite))

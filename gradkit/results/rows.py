@@ -58,11 +58,6 @@ def _ending(fit: Fit, name: str, *, is_whole: bool) -> Any:
     return ending(_made(fit.history, name), window, name, is_whole=is_whole).item()
 
 
-def readable(value: Any) -> Any:
-    """A hyper-parameter as a cell of the table."""
-    return value if isinstance(value, (int, float, str, bool, type(None))) else getattr(value, "__name__", repr(value))
-
-
 def curve_of(fit: Fit, reported: Reported) -> pd.DataFrame:
     """A row per number of steps made: the loss there, what the step reported and, where taken, the evaluation."""
     import pandas as pd

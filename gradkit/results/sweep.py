@@ -14,7 +14,7 @@ from gradkit.engine.plan import Plan
 from gradkit.engine.rungs import Rung
 from gradkit.questions import AS_ASKED, Question, Reported
 from gradkit.report import plots, summaries
-from gradkit.results import evidence, remedies, rows
+from gradkit.results import evidence, remedies, rows, words
 from gradkit.results.best import Best, configurations, winners
 from gradkit.results.evidence import WHOLE
 from gradkit.results.fit import Fit, on_device
@@ -74,7 +74,7 @@ class Sweep:
     def table(self) -> pd.DataFrame:
         """A row per member, in the order of the space: hyper-parameters, status, steps made, metrics, first bad leaf.
 
-        Hyper-parameters that a member does not have, or that its program does not read, are blank (NaN).
+        What a member does not have, or its program does not read, is blank (NaN); functions of one name are numbered.
 
         What the sweep was asked for is the first metric. ``initial_loss`` is that of the first batch that has a finite one,
         ``final_loss`` the mean over the last twentieth of the steps made (one batch alone is noise), ``best_loss`` the lowest of
@@ -85,14 +85,15 @@ class Sweep:
         import pandas as pd
 
         axes = self.axes
-        return pd.DataFrame([self._row(member, axes) for member in range(len(self))])
+        each = [{name: hyper.get(name, np.nan) for name in axes} for hyper in words.told(self.hyper)]
+        return pd.DataFrame([self._row(member, hyper) for member, hyper in enumerate(each)])
 
-    def _row(self, member: int, axes: Sequence[str]) -> dict[str, Any]:
+    def _row(self, member: int, hyper: dict[str, Any]) -> dict[str, Any]:
         fit = self.fits[member]
         metrics = rows.metrics_of(fit, self.reported)
         return {
             "member": member,
-            **{name: rows.readable(self.hyper[member].get(name, np.nan)) for name in axes},
+            **hyper,
             "status": fit.status.name,
             "steps_made": fit.steps,
             **({"rung": fit.rung} if self.passed else {}),
@@ -225,14 +226,15 @@ class Sweep:
         question = self._asked(table, metric, goal, over)
         best = self._best(table, question)
         others = [name for name in self.reported.columns if name in self._metrics(table)]
+        told = words.told(self.hyper)[best.members[0]]
         own, place = self._own(table)
         best = best._replace(members=tuple(place[member] for member in best.members))
         together = [tuple(place[member] for member in each) for each in self.configurations(question.over)]
         hyper, fits = [self.hyper[member] for member in place], [self.fits[member] for member in place]
         found = evidence.find(hyper, fits, own, together, question=question, reported=self.reported)
         return summaries.summarize(
-            own, found, best, num_configurations=len(together), question=question, others=others,
-            seconds=self.seconds, notes=(*self.notes, *evidence.notes(hyper, question)),
+            own, found, best, words={name: told[name] for name in best.hyper}, num_configurations=len(together),
+            question=question, others=others, seconds=self.seconds, notes=(*self.notes, *evidence.notes(hyper, question)),
         )  # fmt: skip
 
     def plot(self, metric: str | None = None, axis: str | None = None, goal: str | None = None, over: Any = AS_ASKED):
@@ -260,9 +262,10 @@ class Sweep:
         curves = {member: self.fits[member].curve for member in place}
         steps = {member: np.arange(len(curve)) * self.fits[member].every for member, curve in curves.items()}
         losses = pd.DataFrame({place[member]: pd.Series(curve, steps[member]) for member, curve in curves.items()})
-        words = {name: [str(self.hyper[member].get(name)) for member in place] for name in axes if self._has_none(name)}
+        told = words.told(self.hyper)
+        own = own.assign(**{name: [str(told[member].get(name)) for member in place] for name in axes if self._has_none(name)})
         return plots.draw_sweep(
-            own.assign(**words), losses, axes, together, metric=question.metric, goal=question.goal, axis=axis,
+            own, losses, axes, together, metric=question.metric, goal=question.goal, axis=axis,
             replicate=question.over or "member",
         )  # fmt: skip
 
