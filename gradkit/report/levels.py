@@ -256,14 +256,17 @@ def _typical(own: np.ndarray, dof: np.ndarray) -> float:
 def _measured(
     rows: np.ndarray, own: np.ndarray, dof: np.ndarray, levels: Levels, *, least: float, assumed: np.ndarray
 ) -> Measured:
-    """Mean, error and degrees of freedom of each row. Its variance is its own, or that about it, or the least, by size."""
+    """Mean, error and degrees of freedom of each row.
+
+    Its variance is its own, or that about it or the least if these are larger and its own may have come out so small by luck.
+    """
     number = np.isfinite(rows).sum(axis=1)
     total = _about(dof, is_ordered=levels.is_ordered)
     # one level that exploded without a value that is not finite must not be the noise of its neighbors
     lent = np.fmin(own, MOST_LENT * _typical(own, dof))
     sums = _about(np.nan_to_num(lent) * dof, is_ordered=levels.is_ordered)
     near = np.divide(sums, total, out=np.full(len(rows), np.nan), where=total > 0)
-    variance = np.fmax(np.fmax(own, near), least)
+    variance = np.fmax(own, np.fmin(np.fmax(near, least), own * noises.most_beside(total, dof)))
     is_told = np.isfinite(variance)
     error = np.where(is_told, np.sqrt(variance / np.maximum(number, 1)), assumed)
     return Measured(noises.mean(rows), error, np.where(is_told, dof.sum(), levels.dof))
