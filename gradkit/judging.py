@@ -7,54 +7,55 @@ from typing import Any
 
 import jax
 
-from gradkit.engine.outline import Outline
-from gradkit.questions import BEST_LOSS, FINAL_LOSS, VALIDATION_LOSS, is_loss
+from gradkit.engine.dependencies import Judged
+from gradkit.questions import VALIDATION_LOSS, Reported, is_loss
 from gradkit.requests import Prepared
 from gradkit.results import words
 from gradkit.spaces import Space
 
-_First = tuple[dict[str, Any], Outline]  # the first member of a program, and what its program is
+_First = tuple[dict[str, Any], Judged]  # the first member of a program, and what its loss depends on
 
 
 def unlike_losses(space: Space, prepared: Prepared) -> list[str]:
     """Say it where members are judged by losses that are not one and the same."""
-    has_validation = VALIDATION_LOSS in prepared.reported.of_evaluation
-    metric = prepared.question.metric
-    if metric != VALIDATION_LOSS if has_validation else not (is_loss(metric) or metric in (FINAL_LOSS, BEST_LOSS)):
+    metric, outlines = prepared.question.metric, [run.outline for run in prepared.runs]
+    is_evaluated = metric == VALIDATION_LOSS
+    if not is_evaluated and not is_loss(metric):
         return []
-    read = frozenset().union(*(run.outline.judged.read for run in prepared.runs))
-    differing = [name for name in space.axes if name in read and len({member.get(name) for member in space}) > 1]
+    judged = [outline.of_evaluation if is_evaluated else outline.of_training for outline in outlines]
+    firsts = [(space[int(run.members.positions[0])], each) for run, each in zip(prepared.runs, judged)]
     static = [name for name in space.axes if name not in space.traced]
-    firsts = [(space[int(run.members.positions[0])], run.outline) for run in prepared.runs]
-    differing += [name for name in static if _has_several_losses(firsts, name) or _has_several_numbers(firsts, static, name)]
+    read = frozenset().union(*(each.read for each in judged))
+    compared = [name for name in space.axes if name != prepared.question.over]
+    differing = [name for name in compared if name in read and len({member.get(name) for member in space}) > 1]
+    differing += [name for name in compared if name in static and _has_several(firsts, static, name)]
     if not differing:
         return []
-    which = "loss in evaluation mode" if has_validation else "training loss"
-    remedy = "Pass validation= (an objective is evaluated without its penalty), or rank by a metric of evaluate="
-    if has_validation:
-        remedy = "Pass validation_loss= to gk.descent, or rank by a metric of evaluate="
-    if any(jax.tree.leaves(run.outline.growth) for run in prepared.runs):
-        remedy = "Rank by a metric of evaluate=, on validation="
+    which = "loss in evaluation mode" if is_evaluated else "training loss"
     return [
-        f"the {which} reads {', '.join(differing)} itself, not through the parameters: members that differ in it are ranked by "
-        f"different losses. {remedy}"
+        f"the {which} reads {', '.join(differing)} itself, not through the parameters: by it members are ranked by different "
+        f"losses. {_remedy(is_evaluated, prepared.reported, any(jax.tree.leaves(each.growth) for each in outlines))}"
     ]
 
 
-def _has_several_losses(firsts: Sequence[_First], name: str) -> bool:
-    """Whether members that differ along a static axis are judged by different losses of one example."""
+def _remedy(is_evaluated: bool, reported: Reported, grows: bool) -> str:
+    if grows:
+        return "Rank by a metric of evaluate=, on validation="
+    if is_evaluated:
+        return "Pass gk.descent a validation_loss= that does not, or rank by a metric of evaluate="
+    if VALIDATION_LOSS in reported.of_evaluation:
+        return "Rank by metric='validation_loss', or by one of evaluate="
+    return "Pass validation= (an objective is evaluated without its penalty), or rank by a metric of evaluate="
+
+
+def _has_several(firsts: Sequence[_First], static: Sequence[str], name: str) -> bool:
+    """Whether members that differ along a static axis are judged by different losses of one example, or other numbers in one."""
     losses: dict[str, frozenset] = {}
-    for member, outline in firsts:
-        value = repr(member.get(name))
-        losses[value] = losses.get(value, frozenset()) | outline.losses
-    return len(set(losses.values())) > 1
-
-
-def _has_several_numbers(firsts: Sequence[_First], static: Sequence[str], name: str) -> bool:
-    """Whether numbers of a static axis stand in the loss: programs alike but for their numbers, of members alike but for it."""
     numbers: dict[tuple[str, ...], set[tuple[str, ...]]] = {}
-    for member, outline in firsts:
-        if words.is_number(member.get(name)):
-            alike = (outline.judged.skeleton, *(repr(member.get(other)) for other in static if other != name))
-            numbers.setdefault(alike, set()).add(outline.judged.numbers)
-    return any(len(each) > 1 for each in numbers.values())
+    for member, judged in firsts:
+        value = repr(member.get(name))
+        losses[value] = losses.get(value, frozenset()) | judged.losses
+        if words.is_number(member.get(name)):  # programs alike but for their numbers, of members alike but for it
+            alike = (judged.skeleton, *(repr(member.get(other)) for other in static if other != name))
+            numbers.setdefault(alike, set()).add(judged.numbers)
+    return len(set(losses.values())) > 1 or any(len(each) > 1 for each in numbers.values())

@@ -8,6 +8,7 @@ from typing import Any
 
 from gradkit import checks, judging, requests, settings
 from gradkit.contracts import Descent, Hyper
+from gradkit.data.sources import take_all
 from gradkit.engine import compilation
 from gradkit.engine import group as groups
 from gradkit.engine.halving import Halving
@@ -206,6 +207,7 @@ def _run(request: Request, prepared: Prepared, settled: Plan, progress, started)
         question=prepared.question,
         reported=prepared.reported,
         run_by=run_by,
+        has_shared_batches=any(run.source.batch is not take_all and not run.source.is_ordered for run in runs),
         settings=kept,
         rerun=Reruns(request, settled, courses, tuple(prepared.holdings)),
     )

@@ -24,7 +24,9 @@ def fit(ends, starts, *, status=Status.FINISHED, every=1):
     )  # fmt: skip
 
 
-def sweep(space, end_of, *, start=2.0, metric="validation_loss", goal="min", over="seed", noise=0.01, **given):
+def sweep(
+    space, end_of, *, start=2.0, metric="validation_loss", goal="min", over="seed", noise=0.01, has_shared_batches=False, **given
+):
     """A sweep of which a function of the hyper-parameters says how members end; a status ends them otherwise."""
     rng = np.random.default_rng(0)
     hyper, fits = tuple(space), []
@@ -35,7 +37,10 @@ def sweep(space, end_of, *, start=2.0, metric="validation_loss", goal="min", ove
         ends = {"validation_loss": value, "accuracy": value}
         fits.append(fit(ends, dict.fromkeys(ends, start), status=status, **given))
     question = Question(metric=metric, goal=goal, over=over)
-    return Sweep(hyper, tuple(fits), 1.0, question=question, reported=REPORTED, run_by=tuple(range(len(hyper))))
+    return Sweep(
+        hyper, tuple(fits), 1.0, question=question, reported=REPORTED, run_by=tuple(range(len(hyper))),
+        has_shared_batches=has_shared_batches,
+    )  # fmt: skip
 
 
 RATES = [1e-4, 1e-3, 1e-2, 1e-1, 1.0]
@@ -96,6 +101,50 @@ def test_folds_are_no_range(over):
     assert "beyond 4" not in text
     assert "fold: " not in text
     assert ("over='fold' averages over it" in text) == (over == "seed")
+
+
+def test_numbers_near_one_are_not_told_as_one():
+    ends = {0.9: 1.0, 0.99: 0.5, 0.9996: 0.1}
+    text = repr(sweep(gk.grid(decay=list(ends), seed=range(5)), lambda h: ends[h["decay"]], noise=0.001))
+    assert "best: decay=0.9996: " in text
+    assert "extend it beyond 0.9996" in text
+
+
+@pytest.mark.parametrize("name", ["min_samples_split", "action_repeat"])
+def test_names_that_end_like_a_replicate_are_axes(name):
+    space = gk.grid(**{name: [2.0, 5.0, 10.0, 20.0], "seed": range(3)})
+    text = repr(sweep(space, lambda h: 2.0 / h[name]))
+    assert f"{name}: works from " in text
+    assert "note" not in text
+
+
+def test_replicates_besides_what_is_averaged_over_are_told():
+    space = gk.grid(learning_rate=RATES, fold=range(3), seed=range(2))
+    text = repr(sweep(space, lambda h: VALLEY[h["learning_rate"]]))
+    assert "fold numbers what is drawn alike and has no best value: over='fold' averages over it instead of over seed" in text
+    assert "seed numbers" in repr(sweep(space, lambda h: VALLEY[h["learning_rate"]], over="fold"))
+    alone = gk.grid(learning_rate=RATES, fold=[1], seed=range(2))
+    assert "numbers what is drawn alike" not in repr(sweep(alone, lambda h: VALLEY[h["learning_rate"]]))
+
+
+def test_a_noise_that_is_assumed_is_told_where_nothing_gained():
+    text = repr(sweep(gk.grid(learning_rate=[0.1]), lambda h: 1.98))
+    assert "no configuration improved on its start by more than the noise" in text
+    assert "5% of the metric is taken for it" in text
+
+
+@pytest.mark.parametrize("axis", ["steps", "batch_size"])
+def test_seeds_that_share_batches_do_not_show_how_lucky_these_are(axis):
+    ends = {100: 0.102, 200: 0.1, 400: 0.104}
+    space = gk.grid(**{axis: list(ends), "seed": range(4)})
+    shared, own = (sweep(space, lambda h: ends[h[axis]], noise=1e-5, has_shared_batches=is_so) for is_so in (True, False))
+    assert f"{axis}: works from 100 to 400" in repr(shared)
+    assert "no difference beyond seed noise from 100 to 400" in repr(shared)
+    assert "order='per_seed' shows it" in repr(shared)
+    assert "the best value lies inside the range tried" in repr(own)
+    assert "order='per_seed'" not in repr(own)
+    far = sweep(space, lambda h: {100: 1.0, 200: 0.5, 400: 0.1}[h[axis]], noise=1e-5, has_shared_batches=True)
+    assert "extend it beyond 400" in repr(far)
 
 
 def test_words_are_ranked_with_their_ties():

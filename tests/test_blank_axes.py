@@ -88,6 +88,21 @@ def test_equal_members_of_a_product_run_once_and_share_their_fit():
     assert sweep.summary().num_configurations == 3
 
 
+def test_the_best_of_a_summary_is_the_best_where_members_share_runs():
+    sweep = gk.sweep(as_asked, DATA, gk.grid(optimizer=["sgd", "adam"], b2=[0.9, 0.99, 0.999]), **RUN)
+    assert len(set(sweep.run_by)) == 4
+    assert sweep.summary(goal="max", metric="final_loss").best == sweep.best(goal="max", metric="final_loss")
+    best = sweep.summary().best
+    assert best == sweep.best() and sweep.hyper[best.member] | best.hyper == sweep.hyper[best.member]
+
+
+def test_sweeps_know_whether_their_seeds_saw_the_same_batches():
+    def shared(**settings):
+        return gk.sweep(from_a_dictionary, DATA, PRODUCT, **RUN | {"steps": 2} | settings).has_shared_batches
+
+    assert [shared(), shared(order="per_seed"), shared(batch_size=None)] == [True, False, False]
+
+
 @pytest.mark.parametrize("order", ["shared", "per_seed"])
 def test_equal_members_are_halved_together_and_seeds_still_differ(order):
     settings = RUN | {"steps": 24, "order": order}

@@ -143,6 +143,21 @@ def test_members_that_exploded_are_not_the_noise_of_others(exploded, works, loss
     assert (rate.worsened, rate.edge) == (tuple(exploded), None)
 
 
+@pytest.mark.parametrize("replicates", [10, 20])
+def test_one_noisy_value_is_not_the_noise_of_values_that_show_their_own(replicates):
+    """0.1 and 0.2, each ± 0.01, stay apart beside 12 ± 2; and 0.1 and 0.1 stay together."""
+    noise = np.array([[0.01], [0.01], [2.0]])
+    for key in range(20):
+        randoms = noise * np.random.default_rng(key).normal(size=(3, replicates))
+        words = axis([0, 1, 2], replicates, is_range=False)
+        apart = find(members(np.array([[0.1], [0.2], [12.0]]) + randoms), (words,)).rankings[0]
+        assert apart.values == (0, 1, 2) and apart.is_tie == (True, False, False)
+        _, rate = of_one_axis(np.array([[12.0], [0.2], [0.1]]) + randoms[[2, 1, 0]], start=20.0)
+        assert rate.edge == "upper"
+        alike = find(members(np.array([[0.1], [0.1], [12.0]]) + randoms), (words,)).rankings[0]
+        assert alike.is_tie == (True, True, False)
+
+
 def test_a_range_is_read_off_where_most_members_exploded():
     exploded = START + 1e3 * 1e2 ** np.arange(12)
     found, rate = of_one_axis(np.append(PLATEAU[4:], exploded)[:, None], values=np.arange(28))

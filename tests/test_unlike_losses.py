@@ -64,6 +64,24 @@ def test_the_remedies_silence_it():
     assert swept(unjudged, space, evaluate=error, metric="error", goal="min").notes == ()
 
 
+def test_the_loss_that_ranks_is_the_one_that_is_told_of():
+    judged = lambda h: gk.descent(by_hand(h.l2), jnp.zeros(()), optax.sgd(0.1), validation_loss=by_hand(0.0))  # noqa: E731
+    space = gk.grid(l2=[0.0, 0.5])
+    for asked in ({"metric": "loss"}, {"metric": "final_loss"}, {"halving": gk.Halving(min_steps=20, metric="loss")}):
+        [note] = swept(judged, space, **asked).notes
+        assert note.startswith("the training loss reads l2 itself")
+        assert "Rank by metric='validation_loss'" in note
+    assert swept(judged, space).notes == ()
+
+
+def test_what_is_averaged_over_makes_no_difference():
+    def make(h):
+        return gk.descent(by_hand(0.0), jnp.zeros(()), optax.sgd(0.1), validation_loss=by_hand(h.fold))
+
+    assert swept(make, gk.grid(fold=[0.0, 0.5]), over="fold").notes == ()
+    assert len(swept(make, gk.grid(fold=[0.0, 0.5]), over=None).notes) == 1
+
+
 @pytest.mark.parametrize("optimizer", [
     lambda h: gk.transforms.guard(optax.sgd(h.learning_rate)),
     lambda h: gk.transforms.average(optax.adam(h.learning_rate), gk.transforms.fading(h.learning_rate)),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +14,8 @@ from jax.extend.core import ClosedJaxpr
 
 from gradkit import flows
 from gradkit.engine.segment import Lanes
+from gradkit.losses import watched
+from gradkit.losses.calls import Call
 
 ADDRESS = re.compile(r"0x[0-9a-f]+")
 NUMBER = re.compile(r"(?<![\w.])-?\d[\w.+-]*(?=:[a-z]+\d*\[\])")  # a literal in a program as jax prints it: 0.5:f32[]
@@ -25,11 +28,13 @@ class Judged(NamedTuple):
         read: The traced hyper-parameters that reach it.
         skeleton: The digest of its program without the numbers written in it.
         numbers: Those, as they print: what is static in ``make`` stands there.
+        losses: The losses of one example in it, as far as objectives tell: their code.
     """
 
     read: frozenset[str] = frozenset()
     skeleton: str = ""
     numbers: tuple[str, ...] = ()
+    losses: frozenset[Any] = frozenset()
 
 
 def of_evaluation(make: Callable, params: Any, lane: Lanes, batch: Any) -> Judged:
@@ -47,11 +52,24 @@ def of_training(make: Callable, state: Any, lane: Lanes, batch: Any) -> Judged:
 
 def _judged(loss_fn: Callable, first: Any, lane: Lanes, last: Any) -> Judged:
     arguments = (first, lane, last)
-    program = jax.make_jaxpr(loss_fn)(*arguments)
+    with watched() as calls:
+        program = jax.make_jaxpr(loss_fn)(*arguments)
     read = frozenset(name for name in lane.hyper if is_used(name, program, arguments))
     own = flows.needed(program)
     text, scalars = str(own.jaxpr), [str(each) for each in own.consts if np.ndim(each) == 0]
-    return Judged(read, digest(NUMBER.sub("", text)), (*NUMBER.findall(text), *scalars))
+    return Judged(read, digest(NUMBER.sub("", text)), (*NUMBER.findall(text), *scalars), losses_of(calls))
+
+
+def losses_of(calls: Sequence[Call]) -> frozenset[Any]:
+    """The losses of one example that were called."""
+    return frozenset(_code_of(call.objective.loss) for call in calls)
+
+
+def _code_of(loss: Any) -> Any:
+    """What a loss of one example is known by: functions made anew each time have name and code in common."""
+    while isinstance(loss, functools.partial):
+        loss = loss.func
+    return (loss.__module__, loss.__qualname__, loss.__code__) if hasattr(loss, "__code__") else loss
 
 
 def digest(text: str) -> str:

@@ -7,7 +7,6 @@ batch raises here.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -34,12 +33,11 @@ class Outline(NamedTuple):
         state, info, growth, metrics: Shapes.
         reads: Names of hyper-parameters read by ``make``.
         uses: Those of the traced ones that reach what the member is or tells.
-        judged: What the loss depends on itself, not through the parameters: the loss in evaluation mode if there are validation
-            data, else that of a step.
+        of_training, of_evaluation: What the loss of a step, and that of the validation data, depends on itself, not through the
+            parameters.
         is_keyed: Whether the key matters.
         digest, largest: Of the step: a digest, and the bytes of the largest value that it makes on its way.
         rule: What the targets must be, if the loss says.
-        losses: The losses of one example that members are judged by, as far as objectives tell: their code.
         is_weight_lost: Whether an objective was called with a batch of weights that the loss put together itself.
         is_loop_only: Whether steps side by side may wait for each other for ever: see :mod:`gradkit.decompositions`.
     """
@@ -50,12 +48,12 @@ class Outline(NamedTuple):
     metrics: dict[str, Any]
     reads: frozenset[str]
     uses: frozenset[str]
-    judged: Judged
+    of_training: Judged
+    of_evaluation: Judged
     is_keyed: bool
     digest: str
     largest: int
     rule: Rule | None
-    losses: frozenset[Any]
     is_weight_lost: bool
     is_loop_only: bool
 
@@ -157,10 +155,9 @@ def _traced(program: Program, lane, batch, data, validation) -> tuple[Outline, i
             (step_program, (state, lane, batch)),
             (read_program, (state, growths, lane)),
         ]
-        named, judging = {}, calls
+        named = {}
         if validation is not None:
-            with watched() as judging:
-                measuring, named = jax.make_jaxpr(metrics, return_shape=True)(read, lane, validation)
+            measuring, named = jax.make_jaxpr(metrics, return_shape=True)(read, lane, validation)
             told.append((measuring, (read, lane, validation)))
     except (TypeError, jax.errors.TracerArrayConversionError) as error:
         if not _needs_a_value(error):
@@ -173,12 +170,14 @@ def _traced(program: Program, lane, batch, data, validation) -> tuple[Outline, i
     check_step(state, new_state, info)
     check_metrics(named)
     is_keyed = _reaches_outputs(first_program, step_program, read_program, state)
-    judged = Judged()
+    of_training = of_evaluation = Judged()
     if lane.hyper or program.traced.static:
-        data_of_trees = batch if jax.tree.leaves(growth) else None
-        judged_on = validation if validation is not None else data_of_trees
-        of_training = functools.partial(dependencies.of_training, make, state, lane, batch)
-        judged = of_training() if judged_on is None else dependencies.of_evaluation(make, read, lane, judged_on)
+        if jax.tree.leaves(growth):
+            of_training = dependencies.of_evaluation(make, read, lane, batch)
+        else:
+            of_training = dependencies.of_training(make, state, lane, batch)
+        of_training = of_training._replace(losses=dependencies.losses_of(calls))
+        of_evaluation = Judged() if validation is None else dependencies.of_evaluation(make, read, lane, validation)
     largest, rule = _largest(step_program.jaxpr), _rule_of(make, read, lane, batch)
     constants = {id(part): part for whole in (first_program, step_program, read_program) for part in _constants(whole)}
     num_bytes = trees.num_bytes([part for part in constants.values() if hasattr(part, "dtype")])
@@ -191,12 +190,12 @@ def _traced(program: Program, lane, batch, data, validation) -> tuple[Outline, i
         named,
         frozenset(reads),
         uses,
-        judged,
+        of_training,
+        of_evaluation,
         is_keyed,
         digest(str(step_program)),
         largest,
         rule,
-        frozenset(_code_of(call.objective.loss) for call in judging),
         is_weight_lost,
         is_loop_only,
     )
@@ -213,13 +212,6 @@ def _rule_of(make, params, lane: Lanes, batch) -> Rule | None:
 
     jax.eval_shape(trace, params, lane, batch)
     return rules[-1]
-
-
-def _code_of(loss: Any) -> Any:
-    """What a loss of one example is known by: functions made anew each time have name and code in common."""
-    while isinstance(loss, functools.partial):
-        loss = loss.func
-    return (loss.__module__, loss.__qualname__, loss.__code__) if hasattr(loss, "__code__") else loss
 
 
 def _largest(jaxpr) -> int:

@@ -46,11 +46,13 @@ class Axis(NamedTuple):
         name: Its name.
         values: Of each member (m); a code where they are no numbers, NaN where the member does not read it.
         is_range: Whether values have an order, so that neighbors are alike.
+        is_lucky: Whether each value sees batches of its own, which the replicates share: these do not show the luck in them.
     """
 
     name: str
     values: np.ndarray
     is_range: bool = True
+    is_lucky: bool = False
 
 
 class Findings(NamedTuple):
@@ -84,7 +86,8 @@ def find(members: Members, axes: tuple[Axis, ...]) -> Findings:
     axes = tuple(axis._replace(values=axis.values[first]) for axis in axes if len(_unique(axis.values)) > 1)
     told = {axis.name: _levels(axis, axes, given) for axis in axes if axis.is_range}
     ordered = {name: levels for name, levels in told.items() if levels is not None and len(levels.first)}
-    words = {axis.name: trends.of_axis(axis.values, given, is_ordered=False) for axis in axes if not axis.is_range}
+    unordered = [axis for axis in axes if not axis.is_range]
+    words = {axis.name: trends.of_axis(axis.values, given, is_ordered=False, is_lucky=axis.is_lucky) for axis in unordered}
     ordered, words = ({name: levels for name, levels in each.items() if len(levels.first)} for each in (ordered, words))
     best_gain = _best_gain(given, ordered)
     still, worse = _of_members(members, given, best_gain)
@@ -135,7 +138,7 @@ def _levels(axis: Axis, axes: tuple[Axis, ...], given: Configurations) -> Levels
     is_alone = all(len(_unique(other.values[reads])) < 2 for other in axes if other is not axis)
     is_scattered = num_values == reads.sum() and not is_alone
     if not is_scattered:
-        return trends.of_axis(axis.values, given, is_ordered=True)
+        return trends.of_axis(axis.values, given, is_ordered=True, is_lucky=axis.is_lucky)
     if num_values < FEWEST_FOR_TREND:
         return None
     return trends.of_axis(axis.values, trends.averaged(given), is_ordered=True)._replace(is_scattered=True)

@@ -51,6 +51,7 @@ class Levels(NamedTuple):
         is_diverged: Whether all of them diverged, [k].
         end_noise, gain_noise: Standard errors of a row with one replicate, [k].
         gain_error: Of the gain for the data it was measured on, which all replicates may share, [k].
+        luck: Standard errors for the luck of batches, where replicates share theirs but values see others; else 0, [k].
         dof: Degrees of freedom of the noise of a row with one replicate, [k].
         is_ordered: Whether neighbors are alike.
         is_scattered: Whether neighbors differ in other axes as well, as in a random sample.
@@ -63,6 +64,7 @@ class Levels(NamedTuple):
     end_noise: np.ndarray
     gain_noise: np.ndarray
     gain_error: np.ndarray
+    luck: np.ndarray
     dof: np.ndarray
     is_diverged: np.ndarray
     is_ordered: bool
@@ -91,17 +93,20 @@ class Measured(NamedTuple):
         return self.mean - bound > noises.critical(chance, self.dof) * self.error
 
 
-def of_axis(values: np.ndarray, given: Configurations, *, is_ordered: bool) -> Levels:
+def of_axis(values: np.ndarray, given: Configurations, *, is_ordered: bool, is_lucky: bool = False) -> Levels:
     """The levels of an axis.
 
     Args:
         values: Of each configuration, [c]; NaN where it does not read the axis.
         given: The configurations.
         is_ordered: Whether neighbors are alike, so that they tell the noise of each other.
+        is_lucky: Whether values see batches of their own, which replicates share.
     """
     chosen = _best_of_each(values, given)
     is_sound, scale = given.is_sound[chosen], given.scale[chosen]
     assumed = np.hypot(ASSUMED_NOISE * scale, given.end_error[chosen])
+    of_ends = np.abs(np.nan_to_num(noises.mean(given.ends[chosen])))
+    luck = np.hypot(ASSUMED_NOISE * of_ends, given.end_error[chosen]) * (is_lucky and given.ends.shape[1] > 1)
     levels = Levels(
         first=values[chosen],
         last=values[chosen],
@@ -110,6 +115,7 @@ def of_axis(values: np.ndarray, given: Configurations, *, is_ordered: bool) -> L
         end_noise=assumed,
         gain_noise=assumed,
         gain_error=np.hypot(given.gain_error[chosen], ROUNDING * scale),
+        luck=luck,
         dof=np.full(len(chosen), np.inf),
         is_diverged=~is_sound & given.is_diverged[chosen],
         is_ordered=is_ordered,
@@ -192,6 +198,7 @@ def merged(levels: Levels, size: int, *, from_the_end: bool = False) -> Levels:
         end_noise=np.array([of_median(levels.end_noise, run) for run in runs]),
         gain_noise=np.array([of_one(levels.gain_noise, run) for run in runs]),  # all may share the luck of one seed
         gain_error=np.array([np.median(levels.gain_error[run]) for run in runs]),  # that of one that exploded is vast
+        luck=np.array([np.median(levels.luck[run]) for run in runs]),
         dof=np.array([levels.dof[run].sum() for run in runs]),
         is_diverged=np.array([levels.is_diverged[run].all() for run in runs]),
     )
@@ -224,7 +231,8 @@ def lead(levels: Levels, level: int) -> Measured:
     assumed = np.hypot(levels.end_noise, levels.end_noise[level])
     found = _measured(differences, own, dof, levels, least=least, assumed=assumed)
     rounding = ROUNDING * np.nanmax(np.abs(levels.ends), axis=1, initial=0.0, where=np.isfinite(levels.ends))
-    return found._replace(error=np.hypot(found.error, rounding))
+    luck = np.hypot(levels.luck, levels.luck[level])
+    return found._replace(error=np.sqrt(found.error**2 + rounding**2 + luck**2))
 
 
 def _compared(differences: np.ndarray, starts: np.ndarray) -> np.ndarray:
@@ -256,10 +264,7 @@ def _typical(own: np.ndarray, dof: np.ndarray) -> float:
 def _measured(
     rows: np.ndarray, own: np.ndarray, dof: np.ndarray, levels: Levels, *, least: float, assumed: np.ndarray
 ) -> Measured:
-    """Mean, error and degrees of freedom of each row.
-
-    Its variance is its own, or that about it or the least if these are larger and its own may have come out so small by luck.
-    """
+    """Mean, error and degrees of freedom of each row: by its variance, or those about it where its own may be small by luck."""
     number = np.isfinite(rows).sum(axis=1)
     total = _about(dof, is_ordered=levels.is_ordered)
     # one level that exploded without a value that is not finite must not be the noise of its neighbors

@@ -88,8 +88,8 @@ class Summary(NamedTuple):
 
 
 def summarize(
-    table: pd.DataFrame, found: Findings, best, *, words: dict[str, Any], num_configurations: int, question: Question,
-    others: Sequence[str] = (), seconds: float, notes: Sequence[str] = (),
+    table: pd.DataFrame, found: Findings, best, rows: Sequence[int], *, words: dict[str, Any], num_configurations: int,
+    question: Question, others: Sequence[str] = (), seconds: float, notes: Sequence[str] = (),
 ) -> Summary:  # fmt: skip
     """Put findings beside what ran.
 
@@ -97,19 +97,21 @@ def summarize(
         table: A row per member, with the columns of ``Sweep.table``.
         found: What it showed.
         best: The best configuration, with ``hyper``, ``metric``, ``mean``, ``std`` and ``members``.
+        rows: Where its members stand in the table.
         words: Its hyper-parameters as the table tells them.
         num_configurations: Among the members.
         question: How members are compared.
         others: Columns of what else they report.
         seconds, notes: Handed through.
     """
-    rows = table.iloc[list(best.members)]
+    own_rows = table.iloc[list(rows)]
     is_pruned = table.status.eq("PRUNED").any()  # where a member was dropped tells nothing about where it would have ended
     num_cut = int(table.status.isin(["STOPPED", "RUNNING"]).sum())
+    is_told = found.ranges or found.rankings or found.has_gained is False
     own = [
         *([CUT_SHORT] if is_pruned else []),
         *([f"{_count(num_cut, 'member')} did not make all steps and say nothing here"] if num_cut else []),
-        *([NOISE_ASSUMED] if not is_pruned and found.is_noise_assumed and (found.ranges or found.rankings) else []),
+        *([NOISE_ASSUMED] if not is_pruned and found.is_noise_assumed and is_told else []),
     ]
     return Summary(
         num_members=len(table),
@@ -118,8 +120,8 @@ def summarize(
         seconds=seconds,
         best=best,
         words=words,
-        start=float(rows[_start(best.metric)].mean()) if _start(best.metric) in table else float("nan"),
-        others={name: (rows[name].mean(), rows[name].std()) for name in others if name != best.metric},
+        start=float(own_rows[_start(best.metric)].mean()) if _start(best.metric) in table else float("nan"),
+        others={name: (own_rows[name].mean(), own_rows[name].std()) for name in others if name != best.metric},
         axes=() if is_pruned else found.ranges,
         rankings=() if is_pruned else found.rankings,
         share_diverged=float(table.status.eq("DIVERGED").mean()),
@@ -204,7 +206,15 @@ def _count(number: int, noun: str) -> str:
 
 
 def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(getattr(value, "__name__", value))
+    """A value of an axis in three digits, or more where these hide how far it is from 1.
+
+    >>> [_short(value) for value in (0.123456, 0.9, 0.9996, 1.0, max)]
+    ['0.123', '0.9', '0.9996', '1', 'max']
+    """
+    if not isinstance(value, float):
+        return str(getattr(value, "__name__", value))
+    told = (f"{value:.{digits}g}" for digits in range(3, 9))
+    return next((each for each in told if abs(float(each) - value) <= 0.01 * abs(1 - value)), f"{value:.9g}")
 
 
 def _span(values: tuple) -> str:

@@ -12,6 +12,7 @@ from gradkit.engine.programs import Static
 from gradkit.questions import BEST_LOSS, FINAL_LOSS, Question, Reported
 from gradkit.report import findings, noises
 from gradkit.report.findings import Axis, Findings, Members
+from gradkit.report.levels import ASSUMED_NOISE
 from gradkit.report.ranges import Range, Ranking
 from gradkit.results import words
 from gradkit.results.fit import Fit
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 WHOLE = (Status.FINISHED, Status.CONVERGED)  # who can win
-REPLICATES = ("seed", "fold", "split", "repeat")  # axes of this name, or that end in it, number what is drawn alike
+REPLICATES = ("seed", "fold", "split", "repeat")  # axes of this name number what is drawn alike, as do others that end so:
+ENDINGS = ("seed", "fold")
+OF_BATCHES = ("steps", "batch_size")  # axes whose values see batches of their own
 ROWS_AT_THE_ENDS = 20  # that tell how much batches differ
 
 
@@ -29,16 +32,19 @@ def find(
     fits: Sequence[Fit],
     table: pd.DataFrame,
     configurations: list[tuple[int, ...]],
-    *,
     question: Question,
     reported: Reported,
+    *,
+    has_shared_batches: bool,
 ) -> Findings:
     """The findings of a sweep, in the values of its axes."""
-    every = dict.fromkeys(name for member in hyper for name in member)
-    names = [name for name in every if name != question.over and not is_replicate(name)]
+    names = [name for name in words.axes(hyper) if name != question.over and not is_replicate(name)]
     columns = {name: [_value(member, name) for member in hyper] for name in names}
     labels = {name: words.labels(values) for name, values in columns.items()}
-    axes = tuple(_axis(name, values, list(labels[name])) for name, values in columns.items())
+    axes = tuple(
+        _axis(name, values, list(labels[name]))._replace(is_lucky=has_shared_batches and name in OF_BATCHES)
+        for name, values in columns.items()
+    )
     members = _members(hyper, fits, table, configurations, question, reported)
     found = findings.find(members, axes)
     return found._replace(
@@ -50,22 +56,33 @@ def find(
 def is_replicate(name: str) -> bool:
     """Whether the name alone says that the values of an axis have no order.
 
-    >>> [is_replicate(name) for name in ("seed", "data_seed", "fold", "depth")]
+    >>> [is_replicate(name) for name in ("seed", "data_seed", "fold", "min_samples_split")]
     [True, True, True, False]
     """
-    return name.split("_")[-1] in REPLICATES
+    return name in REPLICATES or name.split("_")[-1] in ENDINGS
 
 
-def notes(hyper: Sequence[dict[str, Any]], question: Question) -> list[str]:
+def notes(hyper: Sequence[dict[str, Any]], question: Question, *, has_shared_batches: bool) -> list[str]:
     """What the reader must know to compare members fairly."""
     told = []
+    values = {name: {words.as_known(member[name]) for member in hyper if name in member} for name in words.axes(hyper)}
+    varied = [name for name, known in values.items() if len(known) > 1]
     sizes = max(_sizes_of_each(hyper).values(), key=lambda sizes: max(sizes) / min(sizes), default={1})
     if len(sizes) > 1:
         times = max(sizes) / min(sizes)
         told.append(f"after equally many steps batch_size={max(sizes)} has seen {times:.3g}x the data of batch_size={min(sizes)}")
-    if question.over not in hyper[0]:
-        names = [name for name in hyper[0] if is_replicate(name)]
-        told += [f"{name} numbers what is drawn alike and has no best value: over={name!r} averages over it" for name in names]
+    told += [
+        f"{name} numbers what is drawn alike and has no best value: over={name!r} averages over it"
+        + f" instead of over {question.over}" * (question.over in varied)
+        for name in varied
+        if is_replicate(name) and name != question.over
+    ]
+    lucky = [name for name in varied if name in OF_BATCHES]
+    if has_shared_batches and lucky and question.over in varied:
+        told.append(
+            f"each {question.over} saw the same batches, so that their spread does not show how lucky those of one value of "
+            f"{' or '.join(lucky)} are: {ASSUMED_NOISE:.0%} of the metric is taken for it. order='per_seed' shows it"
+        )
     return told
 
 

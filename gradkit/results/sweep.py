@@ -37,6 +37,7 @@ class Sweep:
         question: How members are compared, unless a call asks otherwise.
         reported: The names of what they report.
         run_by: The member whose run each shares: itself, or the first of those that are equal in all they read.
+        has_shared_batches: Whether all seeds saw the same batches, each a part of the data.
         settings: Those of jax that it ran under; :meth:`replay` restores them.
     """
 
@@ -49,6 +50,7 @@ class Sweep:
     question: Question = field(kw_only=True)
     reported: Reported = field(kw_only=True)
     run_by: tuple[int, ...] = field(kw_only=True)
+    has_shared_batches: bool = field(default=False, kw_only=True)
     settings: settings.Settings = field(default_factory=dict, kw_only=True)
     rerun: Callable[..., Fit] = field(default=None, kw_only=True)
 
@@ -69,7 +71,7 @@ class Sweep:
     @property
     def axes(self) -> list[str]:
         """The names of the hyper-parameters."""
-        return list(dict.fromkeys(name for hyper in self.hyper for name in hyper))
+        return words.axes(self.hyper)
 
     def table(self) -> pd.DataFrame:
         """A row per member, in the order of the space: hyper-parameters, status, steps made, metrics, first bad leaf.
@@ -84,9 +86,8 @@ class Sweep:
         """
         import pandas as pd
 
-        axes = self.axes
-        each = [{name: hyper.get(name, np.nan) for name in axes} for hyper in words.told(self.hyper)]
-        return pd.DataFrame([self._row(member, hyper) for member, hyper in enumerate(each)])
+        blank = dict.fromkeys(self.axes, np.nan)
+        return pd.DataFrame([self._row(member, blank | hyper) for member, hyper in enumerate(words.told(self.hyper))])
 
     def _row(self, member: int, hyper: dict[str, Any]) -> dict[str, Any]:
         fit = self.fits[member]
@@ -224,17 +225,17 @@ class Sweep:
 
     def _summary(self, table: pd.DataFrame, metric=None, goal=None, over: Any = AS_ASKED) -> summaries.Summary:
         question = self._asked(table, metric, goal, over)
-        best = self._best(table, question)
-        others = [name for name in self.reported.columns if name in self._metrics(table)]
-        told = words.told(self.hyper)[best.members[0]]
+        best, told = self._best(table, question), words.told(self.hyper)
         own, place = self._own(table)
-        best = best._replace(members=tuple(place[member] for member in best.members))
         together = [tuple(place[member] for member in each) for each in self.configurations(question.over)]
         hyper, fits = [self.hyper[member] for member in place], [self.fits[member] for member in place]
-        found = evidence.find(hyper, fits, own, together, question=question, reported=self.reported)
+        shared = self.has_shared_batches
+        found = evidence.find(hyper, fits, own, together, question, self.reported, has_shared_batches=shared)
         return summaries.summarize(
-            own, found, best, words={name: told[name] for name in best.hyper}, num_configurations=len(together),
-            question=question, others=others, seconds=self.seconds, notes=(*self.notes, *evidence.notes(hyper, question)),
+            own, found, best, [place[member] for member in best.members],
+            words={name: told[best.member][name] for name in best.hyper}, num_configurations=len(together), question=question,
+            others=[name for name in self.reported.columns if name in self._metrics(table)], seconds=self.seconds,
+            notes=(*self.notes, *evidence.notes(hyper, question, has_shared_batches=shared)),
         )  # fmt: skip
 
     def plot(self, metric: str | None = None, axis: str | None = None, goal: str | None = None, over: Any = AS_ASKED):
@@ -263,15 +264,12 @@ class Sweep:
         steps = {member: np.arange(len(curve)) * self.fits[member].every for member, curve in curves.items()}
         losses = pd.DataFrame({place[member]: pd.Series(curve, steps[member]) for member, curve in curves.items()})
         told = words.told(self.hyper)
-        own = own.assign(**{name: [str(told[member].get(name)) for member in place] for name in axes if self._has_none(name)})
+        with_none = [name for name in axes if any(member.get(name, 0) is None for member in told)]  # in a table as if missing
+        own = own.assign(**{name: [str(told[member].get(name)) for member in place] for name in with_none})
         return plots.draw_sweep(
             own, losses, axes, together, metric=question.metric, goal=question.goal, axis=axis,
             replicate=question.over or "member",
         )  # fmt: skip
-
-    def _has_none(self, name: str) -> bool:
-        """Whether ``None`` is a value of an axis, which a table shows like one that is missing."""
-        return any(name in member and member[name] is None for member in self.hyper)
 
     def _own(self, table: pd.DataFrame, axes: Sequence[str] = ()) -> tuple[pd.DataFrame, dict[int, int]]:
         """The rows of the members that ran and have these axes, numbered anew, and the number of each."""

@@ -18,14 +18,18 @@ def told(members: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     >>> told([{"activation": max, "rate": 0.1}, {"activation": min, "rate": 0.2}])
     [{'activation': 'max', 'rate': 0.1}, {'activation': 'min', 'rate': 0.2}]
     """
-    names = dict.fromkeys(name for member in members for name in member)
-    columns = {name: [member[name] for member in members if name in member] for name in names}
+    columns = {name: [member[name] for member in members if name in member] for name in axes(members)}
     known = {name: labels(values) for name, values in columns.items() if not all(map(is_number, values))}
 
     def label(name, value):
         return known[name].get(as_known(value), value) if name in known else value
 
     return [{name: label(name, value) for name, value in member.items()} for member in members]
+
+
+def axes(members: Sequence[dict[str, Any]]) -> list[str]:
+    """The names of all hyper-parameters that a member has."""
+    return list(dict.fromkeys(name for member in members for name in member))
 
 
 def labels(values: Sequence[Any]) -> dict[Static, Any]:
