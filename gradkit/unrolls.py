@@ -19,7 +19,8 @@ def unroll(descent: Descent, state: Any, batches: Any) -> tuple[Any, Any, Any]:
 
     Returns:
         The final state; the infos and the growths, stacked along a leading axis of length t. Nothing is checked on the way: use
-        :func:`gradkit.fit` for a run that watches itself.
+        :func:`gradkit.fit` for a run that watches itself. A derivative through a step whose loss is NaN is NaN, also where a
+        guard undoes the step: 0 times NaN. Leave such batches out.
 
     >>> import jax.numpy as jnp, optax
     >>> from gradkit import descents
