@@ -178,7 +178,8 @@ def from_json(text: str) -> tuple[Ensemble, Binned]:
         ValueError: For those, for trees deeper than 10 levels, and where a feature has more than 254 conditions.
     """
     objective, model, param, names = _parts(text)
-    require(objective in LINKS, "text", f"have one of the objectives {', '.join(LINKS)}", objective, "Predict with XGBoost itself.")
+    require(objective in LINKS, "text", f"have one of the objectives {', '.join(LINKS)}", objective,
+            "Predict with XGBoost itself.")  # fmt: skip
     targets = int(param.get("num_target", 1))
     require(targets <= 1, "text", "be a model of one target", targets, "Fit one for each target, or predict with XGBoost itself.")
     trees, outputs = model["trees"], max(int(param["num_class"]), 1)
