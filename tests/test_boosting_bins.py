@@ -63,3 +63,39 @@ def test_a_boolean_for_each_column_is_a_mask():
         boosting.bin(features, categorical=[True])
     with pytest.raises(ValueError, match="`categorical` must name columns from 0 to 2"):
         boosting.bin(features, categorical=["no", 1])
+
+
+def test_columns_of_a_table_are_known_by_their_names():
+    pd = pytest.importorskip("pandas")
+    table = pd.DataFrame(np.arange(12.0).reshape(4, 3), columns=list("abc"))
+    binned = boosting.bin(table)
+    rule = r"`features` must have the columns that were binned, in their order: a, b, c, got "
+    for other, found in ((table[["c", "a", "b"]], "c, a, b"), (table[["a", "b"]], "a, b"), (table.assign(d=0), "a, b, c, d")):
+        with pytest.raises(ValueError, match=rule + found + r"\. Pass `features\[list\(binned.cuts.names\)\]`"):
+            binned.like(other)
+    mended = table[["c", "a", "b"]][list(binned.cuts.names)]
+    for same in (mended, table.to_numpy()):  # what has no names is taken in its order
+        np.testing.assert_array_equal(binned.like(same).codes, binned.codes)
+    np.testing.assert_array_equal(boosting.bin(table.to_numpy()).like(table).codes, binned.codes)
+
+
+TIMES = np.array([["2020-01-01"], ["NaT"]], "datetime64[s]")
+
+
+@pytest.mark.parametrize(("features", "found"), [
+    (TIMES, "times"),
+    (TIMES - TIMES[0], "times"),
+    (np.array([[TIMES[0, 0]], [1.0]], object), "times"),
+    (np.array([[1 + 1j], [2]]), "complex numbers"),
+    (np.array([[np.complex64(1j)], [2]], object), "complex numbers"),
+], ids=["times", "durations", "objects", "complex", "complex objects"])  # fmt: skip
+def test_what_only_looks_like_numbers_is_refused(features, found):
+    with pytest.raises(TypeError, match=f"`features` must hold real numbers, got {found}"):
+        boosting.bin(features)
+    with pytest.raises(TypeError, match=f"`features` must hold real numbers, got {found}"):
+        boosting.bin(np.ones((2, 1))).like(features)
+
+
+def test_times_since_a_start_are_numbers_and_missing_ones_are_missing():
+    binned = boosting.bin((TIMES - TIMES[0]) / np.timedelta64(1, "s"))
+    assert np.asarray(binned.codes).ravel().tolist() == [0, 255]

@@ -274,6 +274,12 @@ def test_wrong_settings_are_refused(arguments, message):
         small(**arguments)
 
 
+@pytest.mark.parametrize(("name", "value"), [("colsample_bylevel", "sqrt"), ("subsample", None), ("l2", "1"), ("gamma", None)])
+def test_what_is_no_number_is_refused(name, value):
+    with pytest.raises(TypeError, match=f"`{name}` must be a number or a traced value, and .*, got {value!r}"):
+        small(**{name: value})
+
+
 @pytest.mark.parametrize(
     ("data", "arguments", "message"),
     [

@@ -2,12 +2,13 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import gradkit as gk
-from gradkit.boosting import bin, descent, describe_failure, load, permutation_importances, predict, save
+from gradkit.boosting import Examples, bin, descent, describe_failure, importances, load, permutation_importances, predict, save
 
 N = 400
 DRAWN = np.random.default_rng(3)
@@ -84,6 +85,24 @@ def test_the_loss_rises_when_what_tells_is_shuffled():
     assert not np.allclose(alone[:, 0], rise[:, 0])
     with pytest.raises(ValueError, match=r"`repeats` must be .*at least 1"):
         permutation_importances(whole(), gk.losses.squared, (BINNED, TARGETS), repeats=0)
+
+
+def test_shuffling_sees_offsets_of_any_fitting_shape_and_no_example_without_weight():
+    rise = functools.partial(permutation_importances, whole(), gk.losses.squared, repeats=1)
+    offset = DRAWN.normal(size=N).astype(np.float32)
+    plain = rise(Examples(BINNED, TARGETS, offset=offset))
+    np.testing.assert_array_equal(rise(Examples(BINNED, TARGETS, offset=offset[:, None])), plain)
+    np.testing.assert_allclose(rise((BINNED, TARGETS - offset)), plain, atol=1e-5)
+    weights = (np.arange(N) % 7 > 0).astype(np.float32)
+    lost = np.where(weights > 0, TARGETS, np.nan)
+    np.testing.assert_array_equal(rise((BINNED, lost, weights)), rise((BINNED, TARGETS, weights)))
+
+
+def test_importances_of_fewer_features_than_are_split_on_are_refused():
+    assert importances(whole(), 5).gain.shape == (5,) and (importances(whole(), 3).gain > 0).all()
+    with pytest.raises(ValueError, match="`num_features` must be at least 3, as the model splits on feature 2, got 2"):
+        importances(whole(), 2)
+    assert jax.jit(lambda model: importances(model, 3).splits)(whole()).sum() > 0
 
 
 def root(score, target):

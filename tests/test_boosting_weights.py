@@ -99,6 +99,28 @@ def test_weights_below_zero_are_refused_and_where_they_are_traced_no_fit_finishe
         assert fit.status is gk.Status.DIVERGED
 
 
+class Column:
+    """What numpy reads as an array without being one, as columns of tables are."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self.values, dtype)
+
+
+def test_columns_of_tables_are_looked_at_as_arrays_are():
+    data = Examples(BINNED, {"a": Column(TARGETS)}, Column(WEIGHTS), Column(WEIGHTS), Column(FOLD))
+    assert data.folds == (0, 1) and all(type(leaf) is np.ndarray for leaf in jax.tree.leaves(tuple(data[1:])))
+    with pytest.raises(ValueError, match="`fold` must be one of the data's folds: 0, 1, got 7"):
+        gk.fit(descent(losses.squared, learning_rate=0.1, fold=7), data._replace(targets=TARGETS), steps=2, progress=False)
+    with pytest.raises(ValueError, match=r"`weights` must be at least 0, got -1"):
+        gk.boosting.describe_failure(losses.squared, (BINNED, TARGETS, Column(-np.ones(N))), TARGETS)
+    for name in ("weights", "fold"):
+        with pytest.raises(TypeError, match=f"`{name}` must hold numbers, got ndarray of dtype object"):
+            Examples(BINNED, TARGETS, **{name: Column(np.full(N, None))})
+
+
 def test_examples_are_a_pytree_that_knows_its_folds():
     data = Examples(BINNED, TARGETS, WEIGHTS, fold=FOLD)
     assert data.folds == (0, 1) == jax.tree.map(jnp.asarray, data).folds == data._replace(weights=None).folds

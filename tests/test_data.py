@@ -1,6 +1,7 @@
 """Orders are laws of the key alone; sources make the batches that the orders say; readers read what the files hold."""
 
 import functools
+import gc
 import gzip
 import hashlib
 import re
@@ -246,6 +247,29 @@ def test_a_plain_iterable_refuses_to_go_back():
     streamed.tickets(None, 0, 3)
     with pytest.raises(ValueError, match=r"`data` must give its batches in order, and step 3 is next, got 0. .*gk.stream"):
         streamed.tickets(None, 0, 3)
+
+
+def test_a_generator_goes_on_after_a_run_and_one_that_a_stream_opened_is_closed():
+    closed = []
+
+    def counted():
+        try:
+            yield from map(np.asarray, np.arange(9.0)[:, None])
+        finally:
+            closed.append("now")
+
+    batches = counted()
+    for first in (0, 4):
+        streamed = source(batches)
+        assert streamed.tickets(None, 0, 4).ravel().tolist() == [*range(first, first + 4)]
+        del streamed
+        gc.collect()
+    assert not closed
+    opened = source(stream(lambda start: counted()))
+    opened.tickets(None, 0, 2)
+    del opened
+    gc.collect()
+    assert closed == ["now"]
 
 
 def test_a_stream_may_fill_the_same_buffer_again():

@@ -410,6 +410,14 @@ def test_accuracy_is_the_share_of_right_classes():
     assert losses.accuracy(jnp.array([-1.0, 2.0]), jnp.array([-1.0, 1.0])) == 1
 
 
+@pytest.mark.parametrize("scores_shape", [(4,), (4, 1)])
+@pytest.mark.parametrize("targets_shape", [(4,), (4, 1)])
+def test_a_column_of_scores_or_targets_is_one_for_each_example(scores_shape, targets_shape):
+    scores, targets = np.array([-1.0, 2.0, 3.0, -1.0], np.float32), np.array([0, 1, 1, 1])
+    assert losses.accuracy(scores.reshape(scores_shape), targets.reshape(targets_shape)) == 0.75
+    assert losses.accuracy(jnp.asarray(scores).reshape(scores_shape), jnp.asarray(targets).reshape(targets_shape)) == 0.75
+
+
 def test_an_example_with_a_nan_score_is_wrong():
     assert losses.accuracy(jnp.array([jnp.nan, -1.0]), jnp.array([0, 0])) == 0.5
     assert losses.accuracy(jnp.array([[jnp.nan, 0.0], [1.0, 0.0]]), jnp.array([0, 0])) == 0.5
@@ -427,6 +435,12 @@ def test_r2_is_one_for_the_truth_zero_for_the_mean_and_averaged_over_outputs():
 
 @pytest.mark.parametrize("call, match", [
     (lambda: losses.accuracy(jnp.ones((2, 3, 4)), jnp.ones(2, int)), r"`scores` must have shape \(n,\) or .* got \(2, 3, 4\)"),
+    (lambda: losses.accuracy(jnp.ones(()), jnp.ones((), int)), r"`scores` must have shape \(n,\) or .* got \(\)"),
+    (lambda: losses.accuracy(jnp.ones(2), jnp.ones(1, int)), r"`targets` must have shape \(2,\) or \(2, 1\), as .* got \(1,\)"),
+    (lambda: losses.accuracy(jnp.ones((2, 1)), jnp.ones((2, 2))), r"`targets` must have shape \(2,\) or \(2, 1\), .*\(2, 2\)"),
+    (lambda: losses.accuracy(jnp.ones((3, 3)), jnp.ones((3, 1), int)), r"`targets` must have shape \(3,\), as .*\(3, 1\)"),
+    (lambda: losses.accuracy(jnp.ones((3, 3)), jnp.eye(3)), r"`targets` must have shape \(3,\), as .* by `argmax"),
+    (lambda: losses.r2(jnp.ones((3, 1)), jnp.ones(3)), r"`scores` must have the shape of the targets, \(3,\), got \(3, 1\)"),
     (lambda: losses.accuracy(jnp.ones((2, 3)), jnp.ones(2)), r"`targets` must be integer classes, got float32"),
 ])  # fmt: skip
 def test_bad_arguments_of_metrics_are_refused(call, match):

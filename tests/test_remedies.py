@@ -38,6 +38,40 @@ def test_the_advice_follows_what_was_not_finite_first(name):
         sweep.best()
 
 
+def skipping(optimizer, num_steps=1):
+    multi = optax.MultiSteps(optimizer, num_steps, should_skip_update_fn=optax.skip_not_finite)
+    return multi.gradient_transformation()
+
+
+SKIPPERS = {
+    "apply_if_finite": lambda inner: optax.apply_if_finite(inner, 5),
+    "MultiSteps": lambda inner: optax.chain(optax.clip(1.0), skipping(inner)),
+}
+
+
+@pytest.mark.parametrize("name", SKIPPERS)
+def test_who_skips_updates_is_told_of_the_guard(name):
+    batches = [INPUTS] * 2 + [INPUTS * np.nan] + [INPUTS] * 3
+
+    def run(wrap):
+        make = lambda h: gk.descent(line, jnp.zeros(()), wrap(optax.sgd(h.learning_rate)))  # noqa: E731
+        return gk.sweep(make, iter(batches), gk.grid(learning_rate=[0.1, 0.2]), steps=6, progress=False)
+
+    failed = run(SKIPPERS[name])
+    assert failed[0].status.name == "DIVERGED" and failed[0].steps == 2
+    assert f"optax.{name}" in failed[0].skipper and f"{failed[0].skipper} leaves out updates only" in repr(failed[0])
+    with pytest.raises(ValueError, match=rf"Leave bad steps out by gk.transforms.guard\(optimizer\): optax.{name}"):
+        failed.best()
+    assert run(lambda inner: gk.transforms.guard(SKIPPERS[name](inner)))[0].status.name == "FINISHED"
+
+
+def test_multi_steps_that_skip_nothing_are_not_blamed():
+    batches = iter([INPUTS, INPUTS * np.nan])
+    optimizer = optax.MultiSteps(optax.sgd(0.1), 2)
+    failed = gk.fit(gk.descent(line, jnp.zeros(()), optimizer), batches, steps=2, progress=False)
+    assert failed.status.name == "DIVERGED" and not failed.skipper and "guard" not in repr(failed)
+
+
 def test_poisoned_batches_and_short_streams_are_told():
     make = lambda h: gk.descent(line, jnp.zeros(()), optax.sgd(h.learning_rate))  # noqa: E731
     rates = gk.grid(learning_rate=[0.1, 0.2])

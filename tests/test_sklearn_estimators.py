@@ -107,6 +107,56 @@ def test_a_warm_start_goes_on_from_the_trees_there_are():
         model.set_params(max_iter=9).fit(X, y + 1)
 
 
+@pytest.mark.parametrize("random_state", [None, 3, np.random.RandomState(3)], ids=["none", "seed", "state"])
+def test_a_warm_start_holds_the_same_examples_out(random_state):
+    model = gk.sklearn.GradientBoostingRegressor(
+        max_iter=1, max_depth=1, warm_start=True, early_stopping=True, random_state=random_state
+    )
+    held = []
+    model._held_out = lambda targets, random: held.append(type(model)._held_out(model, targets, random)) or held[-1]
+    for max_iter in (1, 2):
+        model.set_params(max_iter=max_iter).fit(FAR, FAR[:, 0])
+    np.testing.assert_array_equal(*held)
+    model.set_params(warm_start=False).fit(FAR, FAR[:, 0])
+    assert np.array_equal(held[1], held[2]) == (random_state == 3)
+
+
+def test_scores_have_a_row_for_each_tree_that_was_grown():
+    form = {"max_iter": 40, "max_depth": 3, "learning_rate": 1.0, "early_stopping": True, "n_iter_no_change": 2}
+    noise = np.random.default_rng(1).normal(size=200)
+    model = gk.sklearn.GradientBoostingRegressor(**form, warm_start=True, random_state=0).fit(FAR, noise)
+    number = model.n_iter_
+    assert number + 2 == len(model.train_score_) == len(model.validation_score_) < 40
+    first = model.validation_score_[:number]
+    model.set_params(learning_rate=0.01, max_iter=number + 3).fit(FAR, noise)
+    assert model.n_iter_ <= len(model.validation_score_) <= number + 3
+    np.testing.assert_array_equal(model.validation_score_[:number], first)
+
+
+@pytest.mark.parametrize(("name", "value", "message"), [
+    ("max_iter", 0, "must be a whole number of at least 1, got 0"),
+    ("max_depth", None, "must be a whole number of at least 1, got None"),
+    ("max_depth", 11, "must be at most 10, got 11"),
+    ("max_features", "sqrt", "must be a share above 0 and at most 1, got 'sqrt'"),
+    ("max_features", 2, "must be a share above 0 and at most 1, got 2"),
+    ("subsample", 0.0, "must be a share above 0 and at most 1, got 0.0"),
+    ("min_samples_leaf", -1, "must be a number of at least 0, got -1"),
+    ("l1_regularization", None, "must be a number of at least 0, got None"),
+    ("l2_regularization", -1.0, "must be a number of at least 0, got -1.0"),
+    ("learning_rate", np.float32(-1), "must be above 0 and finite"),
+    ("max_bins", 300, "must be at most 256, got 300"),
+    ("n_iter_no_change", 0, "must be a whole number of at least 1, got 0"),
+    ("validation_fraction", 1.5, "must be a share above 0 and below 1, or a number of examples, got 1.5"),
+    ("monotonic_cst", [0.9], "must hold 1, -1 or 0 for each of 1 features"),
+    ("monotonic_cst", {"a": 1}, "must hold 1, -1 or 0 for each of 1 features"),
+    ("quantile", 1.0, "must lie between 0 and 1, got 1.0"),
+])  # fmt: skip
+def test_parameters_are_refused_under_the_names_they_were_given(name, value, message):
+    form = {"early_stopping": True, "loss": "quantile"} | {name: value}
+    with pytest.raises((TypeError, ValueError), match=f"`{name}` {message}"):
+        gk.sklearn.GradientBoostingRegressor(**form).fit(np.arange(9.0)[:, None], np.arange(9.0))
+
+
 @pytest.mark.parametrize(
     ("asked", "is_table", "columns"),
     [
@@ -190,7 +240,9 @@ def test_near_targets_are_left_as_they_are_and_what_weighs_nothing_has_no_say():
 def test_weights_too_small_for_the_penalties_say_that_nothing_grew():
     """A weight counts as so many examples, with a penalty too, as it does for scikit-learn: small ones are not scaled up."""
     model = gk.sklearn.GradientBoostingRegressor(**SMALL)
-    with pytest.warns(UserWarning, match="The model is a constant: no tree has a split: `min_child_weight`.* small ones sum up"):
+    with pytest.warns(
+        UserWarning, match="constant: no tree has a split: `min_child_weight`, `min_samples_leaf`.* small ones sum up"
+    ):
         model.fit(FAR, FAR[:, 0], sample_weight=np.full(200, 1 / 200))
     assert model.fit(FAR, FAR[:, 0]).score(FAR, FAR[:, 0]) > 0.5
     is_first = np.arange(200) == 0  # a constant is the right answer where all that counts is alike
@@ -218,9 +270,6 @@ def test_the_example_at_which_a_loss_is_not_finite_is_named():
             np.zeros(9),
             "Sample weights must contain|`sample_weight` must have a positive sum",
         ),
-        (gk.sklearn.GradientBoostingRegressor(monotonic_cst=[0.9]), np.ones(9), None, "`monotone` must hold 1, -1 and 0"),
-        (gk.sklearn.GradientBoostingRegressor(learning_rate=np.float32(-1)), np.ones(9), None, "`learning_rate` must be above 0"),
-        (gk.sklearn.GradientBoostingRegressor(max_bins=300), np.ones(9), None, "`bins` must be at most 256, got 300"),
         (gk.sklearn.GradientBoostingClassifier(), np.ones(9), None, "at least 2 classes, got 1 class"),
         (gk.sklearn.GradientBoostingClassifier("hinge"), np.arange(9) % 2, None, "`loss` must be log_loss or a function"),
     ],

@@ -89,6 +89,57 @@ def test_a_model_of_xgboost_predicts_here_what_it_predicts_there(objective):
     np.testing.assert_allclose(ours, [told.get(f"f{f}", 0) for f in range(4)], rtol=1e-3)
 
 
+OBJECTIVES = [
+    "reg:logistic", "reg:gamma", "reg:tweedie", "survival:aft", "survival:cox", "count:poisson", "binary:logistic",
+    "reg:squaredlogerror", "reg:pseudohubererror", "reg:absoluteerror", "reg:quantileerror", "binary:logitraw", "binary:hinge",
+    "multi:softmax", "rank:ndcg", "rank:map", "rank:pairwise",
+]  # fmt: skip
+
+
+@pytest.mark.few(6)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_base_scores_come_through_the_link_of_the_objective(objective):
+    targets = (SIGNAL > 0.5).astype(np.float32) if objective[:3] in ("bin", "ran", "mul") else SIGNAL.clip(0.1, 0.9)
+    matrix = xgboost.DMatrix(FEATURES, targets)
+    if objective == "survival:aft":
+        matrix.set_float_info("label_lower_bound", targets)
+        matrix.set_float_info("label_upper_bound", targets)
+    if objective.startswith("rank"):
+        matrix.set_group([250, 250])
+    own = {"multi:softmax": {"num_class": 2}, "reg:quantileerror": {"quantile_alpha": 0.5}}.get(objective, {})
+    booster = xgboost.train({"objective": objective, "max_depth": 2, "base_score": 0.3, **own}, matrix, 2)
+    ensemble, cuts = from_json(booster.save_raw("json").decode())
+    margin = booster.predict(xgboost.DMatrix(NEW), output_margin=True)
+    ours = np.asarray(predict(ensemble, cuts.like(NEW)))
+    if objective != "multi:softmax":  # of which XGBoost tells the class at best
+        np.testing.assert_allclose(ours, margin, atol=1e-5)
+    else:
+        np.testing.assert_array_equal(ours.argmax(1), booster.predict(xgboost.DMatrix(NEW)))
+
+
+def of_xgboost(targets, **settings):
+    return xgboost.train({"max_depth": 2, **settings}, xgboost.DMatrix(FEATURES, targets), 2).save_raw("json").decode()
+
+
+TWO = np.stack([SIGNAL, -SIGNAL], 1)
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    (lambda: of_xgboost(TWO), "be a model of one target, got 2"),
+    (lambda: of_xgboost(TWO, multi_strategy="multi_output_tree"), "be a model of one target, got 2"),
+    (lambda: of_xgboost(SIGNAL, objective="reg:quantileerror", quantile_alpha=[0.1, 0.9]), "be a model of one target, got 2"),
+    (lambda: of_xgboost(TARGETS["multi:softprob"][1], objective="multi:softprob", num_class=3,
+                        multi_strategy="multi_output_tree"), "hold trees of numbers with scalar leaves"),
+    (lambda: of_xgboost(SIGNAL, booster="gblinear"), "be a model of the booster gbtree, got 'gblinear'"),
+    (lambda: of_xgboost(SIGNAL, booster="dart"), "be a model of the booster gbtree, got 'dart'"),
+    (lambda: of_xgboost(SIGNAL).replace("reg:squarederror", "reg:new"), "have one of the objectives .*, got 'reg:new'"),
+], ids=["targets", "vectors", "levels", "classes", "linear", "dart", "objective"])  # fmt: skip
+@pytest.mark.filterwarnings("ignore:.*:UserWarning")
+def test_a_model_of_another_kind_is_refused(text, message):
+    with pytest.raises(ValueError, match=f"`text` must {message}"):
+        from_json(text())
+
+
 @pytest.mark.long
 def test_what_cannot_travel_is_refused():
     ensemble, binned = fitted("reg:squarederror")

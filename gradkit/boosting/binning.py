@@ -20,6 +20,10 @@ from gradkit.data.arrays import check_plain
 MOST_BINS = 256  # a bin is a uint8
 SAMPLED_ROWS = 200_000  # that quantiles are taken of
 ALIGNMENT = 64  # bytes
+OF_OTHER_KINDS = {  # and the way to numbers
+    "times": 'Count them in a unit of your own, `(times - start) / np.timedelta64(1, "s")`; what is missing becomes NaN.',
+    "complex numbers": "Make two features of each, such as their real and imaginary parts.",
+}
 ENCODED_ROWS = 8_192  # at a time: a block of the matrix stays in the cache
 
 
@@ -55,11 +59,12 @@ class Binned:
         """Bin other examples by the same cuts; a category that was not there before counts as missing.
 
         Raises:
-            ValueError: If the number of features differs.
+            ValueError: If the number of features differs, or where both have names, a name or their order.
         """
         checks.require(self.cuts is not None, "binned", "know its cuts", checks.Described("one from inside a program"),
                        "Call it on what gk.boosting.bin returned.")  # fmt: skip
-        features, _ = _as_matrix(features)
+        features, names = _as_matrix(features)
+        _check_names(names, self.cuts.names)
         checks.require(features.shape[1] == len(self.cuts.edges), "features", f"have {len(self.cuts.edges)} columns",
                        features.shape[1], "Pass the features that were binned, in their order.")  # fmt: skip
         return _binned(features, self.cuts, self.num_bins, self.categorical)
@@ -123,18 +128,39 @@ def _binned(features: np.ndarray, cuts: Cuts, num_bins: int, categorical: tuple[
     return Binned(jax.device_put(codes), num_bins, categorical, has_missing, cuts)
 
 
+def _check_names(names: tuple[str, ...] | None, binned: tuple[str, ...] | None):
+    """Refuse columns of other names, or in another order, than those that were cut."""
+    if names is None or binned is None or names == binned:
+        return
+    listed = checks.shorten(checks.Described(", ".join(binned)))
+    checks.refuse("features", f"have the columns that were binned, in their order: {listed}", checks.Described(", ".join(names)),
+                  "Pass `features[list(binned.cuts.names)]`.")  # fmt: skip
+
+
 def _as_matrix(features: Any) -> tuple[np.ndarray, tuple[str, ...] | None]:
     names = tuple(map(str, features.columns)) if hasattr(features, "columns") else None
     remedy = "Encode words as numbers, and missing values as NaN."
     check_plain("features", features)
     try:
         matrix = np.asarray(features)
-        matrix = matrix if matrix.dtype in (np.float32, np.float64) else matrix.astype(np.float64)
+        unlike = _unlike_numbers(matrix)
+        is_done = unlike or matrix.dtype in (np.float32, np.float64)
+        matrix = matrix if is_done else matrix.astype(np.float64)
     except (TypeError, ValueError):
         checks.refuse("features", "hold numbers", checks.Described(f"a {type(features).__name__}"), remedy, error=TypeError)
+    if unlike:
+        checks.refuse("features", "hold real numbers", checks.Described(unlike), OF_OTHER_KINDS[unlike], error=TypeError)
     checks.require(matrix.ndim == 2, "features", "have shape (n, d)", matrix.shape, "Reshape a single feature by X[:, None].")
     checks.require(min(matrix.shape) > 0, "features", "hold an example and a feature", matrix.shape, "Look at what left none.")
     return matrix, names
+
+
+def _unlike_numbers(matrix: np.ndarray) -> str:
+    """What numpy would make numbers of although it means something else, or ``""``; a table of unlike columns holds objects."""
+    kinds = set(map(type, matrix.flat)) if matrix.dtype == object else {matrix.dtype.type}
+    if any(issubclass(kind, (np.datetime64, np.timedelta64)) for kind in kinds):
+        return "times"
+    return "complex numbers" if any(issubclass(kind, (complex, np.complexfloating)) for kind in kinds) else ""
 
 
 def columns(argument: str, asked: Any, names: Any, num_features: int) -> tuple[int, ...]:

@@ -24,6 +24,7 @@ from gradkit.contracts import Descent
 from gradkit.losses.targets import rule_of
 
 MOST_DEPTH = 10
+WITH_DEFAULTS = ("l2", "min_child_weight")  # penalties that follow from the loss where they are None
 
 
 def descent(
@@ -140,7 +141,8 @@ def descent(
         checks.one_of("shard", shard, sharding.WAYS)
     penalties = Penalties(l1, l2, gamma, min_child_weight, min_child_samples, max_delta_step)
     for name, value in zip(penalties._fields, penalties):
-        _check_number(name, value, lambda number: number >= 0, "be at least 0", "Leave it out for the default.")
+        if value is not None or name not in WITH_DEFAULTS:
+            _check_number(name, value, lambda number: number >= 0, "be at least 0", "Leave it out for the default.")
     settings = Settings(
         loss, learning_rate, depth, num_outputs, curvature, penalties, subsample, colsample_bytree, colsample_bylevel, monotone,
         oblivious, newton_steps, nesterov, fold, patience, deterministic,
@@ -194,4 +196,7 @@ def _check_start(start: Any, depth: int, num_outputs: int | None, nesterov: bool
 
 def _check_number(name: str, value: Any, is_right: Callable[[float], bool], rule: str, remedy: str):
     """Hold numbers of Python, numpy and jax to a rule; those that are traced pass."""
-    checks.require(not checks.is_known(value) or is_right(float(value)), name, rule, value, remedy)
+    if isinstance(value, jax.core.Tracer):
+        return
+    checks.require(checks.is_known(value), name, f"be a number or a traced value, and {rule}", value, remedy, error=TypeError)
+    checks.require(is_right(float(value)), name, rule, value, remedy)

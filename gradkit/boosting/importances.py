@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gradkit import checks
 from gradkit.boosting.binning import Binned
@@ -30,8 +31,18 @@ class Importances(NamedTuple):
 
 
 def importances(ensemble: Ensemble, num_features: int) -> Importances:
-    """The importances of all features."""
+    """The importances of all features.
+
+    Raises:
+        ValueError: If a tree that is not traced splits on a feature beyond them.
+    """
     trees = ensemble.trees
+    remedy = "Count the columns of what the model was fitted to: `binned.codes.shape[1]`."
+    num_features = checks.whole_number("num_features", num_features, at_least=1, remedy=remedy)
+    if not isinstance(trees.feature, jax.core.Tracer):
+        used = int(np.where(trees.is_split, trees.feature, 0).max(initial=0)) + 1
+        rule = f"be at least {used}, as the model splits on feature {used - 1}"
+        checks.require(num_features >= used, "num_features", rule, num_features, remedy)
     counts = trees.is_split & (ensemble.coefficient > 0)[:, None]
     blank = jnp.zeros(num_features)
     add = lambda values: blank.at[trees.feature].add(jnp.where(counts, values, 0))  # noqa: E731
@@ -66,8 +77,13 @@ def permutation_importances(ensemble: Ensemble, loss: Callable, data: Any, *, re
 
     def mean_loss(codes):
         scores = predict(ensemble, Binned(codes, binned.num_bins, binned.categorical, binned.has_missing))
-        scores = scores if examples.offset is None else scores + examples.offset
-        return jnp.average(jax.vmap(loss)(scores, examples.targets), weights=examples.weights)
+        if examples.offset is not None:
+            scores += jnp.reshape(jnp.asarray(examples.offset, scores.dtype), scores.shape)
+        losses = jax.vmap(loss)(scores, examples.targets)
+        if examples.weights is None:
+            return jnp.mean(losses)
+        weights = jnp.asarray(examples.weights, losses.dtype)
+        return jnp.average(jnp.where(weights == 0, 0, losses), weights=weights)  # 0 times NaN is none
 
     keys, own = jax.random.split(as_key(key), repeats), mean_loss(binned.codes)
     orders = [jax.random.permutation(key, len(binned)) for key in keys]

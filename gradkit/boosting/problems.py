@@ -15,6 +15,7 @@ from gradkit.boosting.binning import Binned
 from gradkit.boosting.curvatures import Derivatives
 from gradkit.boosting.growing import Shape
 from gradkit.boosting.splits import Penalties
+from gradkit.data.arrays import as_numbers
 from gradkit.losses import calls
 
 MOST_TOLD = 9  # folds in a message
@@ -46,6 +47,7 @@ class Examples(Parts):
             structure: a program that is traced knows which folds are empty.
 
     Raises:
+        TypeError: If weights or folds that are not traced are no numbers.
         ValueError: If a weight that is not traced is negative, or all are 0.
     """
 
@@ -53,11 +55,12 @@ class Examples(Parts):
 
     def __new__(cls, binned: Binned, targets: Any, weights: Any = None, offset: Any = None, fold: Any = None):
         """Look at the weights and the folds, as far as they are known."""
-        weights = np.asarray(weights) if isinstance(weights, (list, tuple)) else weights
-        fold = np.asarray(fold) if isinstance(fold, (list, tuple)) else fold
+        targets = jax.tree.map(_as_array, targets)
+        weights, offset, fold = (np.asarray(v) if isinstance(v, (list, tuple)) else _as_array(v) for v in (weights, offset, fold))
         if _is_array(weights):
-            _check_weights(np.asarray(weights))
-        return cls._of((binned, targets, weights, offset, fold), tuple(np.unique(fold).tolist()) if _is_array(fold) else None)
+            _check_weights(np.asarray(as_numbers("weights", weights)))
+        folds = tuple(np.unique(as_numbers("fold", fold)).tolist()) if _is_array(fold) else None
+        return cls._of((binned, targets, weights, offset, fold), folds)
 
     def check_fold(self, fold: Any):
         """Refuse a fold that leaves nothing to hold out or nothing to learn from, as far as that is known."""
@@ -89,6 +92,12 @@ class Examples(Parts):
     def tree_unflatten(cls, folds, parts):
         """The inverse; nothing is looked at again."""
         return cls._of(parts, folds)
+
+
+def _as_array(values: Any) -> Any:
+    """An array for what numpy can read as one, such as a table's column; all else as it is."""
+    is_readable = hasattr(values, "__array__") and not isinstance(values, (np.ndarray, jax.Array))
+    return np.asarray(values) if is_readable else values
 
 
 def _is_array(values: Any) -> bool:

@@ -8,7 +8,7 @@ they share compiled programs.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -101,7 +101,7 @@ def source(data: Any, *, batch_size: Any = None, key: Any = 0, per_seed: bool = 
     require(not per_seed, "order", 'be "shared" with a stream', "per_seed", remedy)
     if isinstance(data, Stream):
         return _from_stream(data.open, is_replayable=True)
-    return _from_stream(lambda start: data, is_replayable=False)
+    return _from_stream(lambda start: _lent(data), is_replayable=False)
 
 
 def from_arrays(data: Any, *, batch_size: Any, key: Any, per_seed: bool = False) -> Source:
@@ -196,6 +196,13 @@ def _from_stream(open: Callable[[int], Iterable], *, is_replayable: bool) -> Sou
         is_replayable=is_replayable,
         note=lambda: reader.note,
     )
+
+
+def _lent(batches: Iterable) -> Iterator:
+    """The batches of an iterable that stays the caller's, who may go on with it."""
+    # `yield from` would close a generator of the caller's with this one
+    for batch in batches:  # noqa: UP028
+        yield batch
 
 
 def _is_plain_stream(data: Any) -> bool:

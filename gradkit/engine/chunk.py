@@ -163,6 +163,7 @@ def _lay_to_rest(chunk: Chunk, rest: Rest, reasons: dict[int, Cause], state: Any
         ledger.status[chunk.members[lane]] = Status.DIVERGED
         ledger.bad_leaf[chunk.members[lane]] = reason.leaf
         ledger.reason[chunk.members[lane]] = reason.targets
+        ledger.skipper[chunk.members[lane]] = reason.skipper
     return segment.select(np.isin(np.arange(len(chunk.members)), lanes), rest.state, state)
 
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradkit import trees
+from gradkit import transforms, trees
 from gradkit.data.faults import target_fault
 from gradkit.engine import segment
 from gradkit.engine.failure import Rest
@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 
 
 class Cause(NamedTuple):
-    """What was not finite first, by name, and what is wrong with the targets of that step's batch, in words or ``""``."""
+    """What was not finite first, by name; what is wrong with the targets of that step's batch, and which wrapper of optax's would
+    have left the step out, in words or ``""``."""
 
     leaf: str
     targets: str
+    skipper: str
 
 
 def first_not_finite(chunk: Chunk, rest: Rest, tickets: Any) -> dict[int, Cause]:
@@ -45,12 +47,12 @@ def first_not_finite(chunk: Chunk, rest: Rest, tickets: Any) -> dict[int, Cause]
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *(own.get(lane, any_ticket) for lane in range(len(chunk.members))))
     explain = segment.compiled(chunk.run.program).explain
     finite, _ = jax.device_get(explain(chunk.lanes, rest.state, chunk.run.source.resident, stacked))
-    told = {}
+    told, skipper = {}, transforms.skipping_wrapper(rest.state)
     for lane, leaf in rest.leaves.items():
         at_start = next(_nan_leaves(rest.state, lane), None) if rest.steps[lane] == 0 else None
         seen = "loss" if leaf is None else names[leaf]
         named = next(_flagged(finite, lane, False), seen) if at_start is None else f"{names[at_start]} at the start"
-        told[lane] = Cause(named, _wrong_targets(chunk, own[lane]))
+        told[lane] = Cause(named, _wrong_targets(chunk, own[lane]), skipper if at_start is None else "")
     return told
 
 

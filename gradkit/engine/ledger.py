@@ -38,6 +38,7 @@ class Ledger:
         bad_leaf: What was not finite first, in words: ``"loss"``, ``"gradients of hidden[0]"``, ``"state.optimizer[1]"``;
             ``None`` for a sound member.
         reason: What is wrong with the batch at which a member failed, in words, or ``""``.
+        skipper: The wrapper in a failed member's optimizer that leaves bad updates out, though not their losses, or ``""``.
         num_compared: The first batches on which start and end are compared.
         start_loss, end_loss: The loss before the first step and after the last, both on the same first batches (their mean), by
             the same program. The second is infinite where it is not a number, and NaN where it was not taken. Shape (m,).
@@ -62,6 +63,7 @@ class Ledger:
     rung: np.ndarray
     bad_leaf: list[str | None]
     reason: list[str]
+    skipper: list[str]
     num_compared: int
     start_loss: np.ndarray
     end_loss: np.ndarray
@@ -189,6 +191,7 @@ def blank(num_members: int, every: int, num_compared: int = 1) -> Ledger:
         rung=np.zeros(num_members, int),
         bad_leaf=[None] * num_members,
         reason=[""] * num_members,
+        skipper=[""] * num_members,
         num_compared=num_compared,
         start_loss=np.full(num_members, np.nan),
         end_loss=np.full(num_members, np.nan),

@@ -5,7 +5,7 @@ Reached as ``gk.sklearn``, and imported only then; needs scikit-learn 1.6.
 
 from __future__ import annotations
 
-import functools
+import numbers
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,12 +20,11 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from gradkit import boosting, losses
 from gradkit.boosting import Binned, Ensemble, Examples
-from gradkit.boosting.binning import columns
 from gradkit.checks import require
 from gradkit.contracts import Status
 from gradkit.data.arrays import check_plain
 from gradkit.fits import fit
-from gradkit.interop import regressions
+from gradkit.interop import arguments, regressions
 
 
 class _GradientBoosting(BaseEstimator):
@@ -69,7 +68,11 @@ class _GradientBoosting(BaseEstimator):
         categorical: tuple[int, ...], shift: float = 0.0,
     ):  # fmt: skip
         """Bin, grow, and keep what predictions need; the targets are those of the user less the shift."""
-        random = check_random_state(self.random_state)
+        arguments.check(self, X.shape[1])
+        before = self._before()
+        if before is None:
+            self._seed = self._drawn_seed()
+        random = check_random_state(self._seed)
         key = int(random.randint(2**31 - 1))
         weights = None
         if sample_weight is not None:
@@ -78,14 +81,13 @@ class _GradientBoosting(BaseEstimator):
             require(weights.sum() > 0, "sample_weight", "have a positive sum", sample_weight, "Leave it out.")
         fold = self._held_out(targets, random) if self.early_stopping else None
         seen = weights if fold is None else (fold == 0) * (1 if weights is None else weights)
-        before = self._before()
         if before is None:
             binned = boosting.bin(X, bins=self.max_bins, categorical=categorical, weights=seen)
         else:
             binned = self._binned.like(X)
-        num_new = self.max_iter - (0 if before is None else self.n_iter_)
-        require(num_new > 0, "max_iter", "be above the trees there are, with warm_start", self.max_iter,
-                f"There are {getattr(self, 'n_iter_', 0)}; it counts those of all calls.")  # fmt: skip
+        num_before = 0 if before is None else self.n_iter_
+        require(self.max_iter > num_before, "max_iter", "be above the trees there are, with warm_start", self.max_iter,
+                f"There are {num_before}; it counts those of all calls.")  # fmt: skip
         booster = boosting.descent(
             loss, learning_rate=self.learning_rate, depth=self.max_depth, num_outputs=num_outputs, l1=self.l1_regularization,
             l2=self.l2_regularization, gamma=self.gamma, min_child_weight=self.min_child_weight,
@@ -95,25 +97,33 @@ class _GradientBoosting(BaseEstimator):
             start=before and before._replace(intercept=np.float32(before.intercept - shift)),
         )  # fmt: skip
         examples = Examples(binned, targets, weights, fold=fold)
-        made = fit(booster, examples, steps=num_new, key=key, progress=False)
+        made = fit(booster, examples, steps=self.max_iter - num_before, key=key, progress=False)
         if made.status is Status.DIVERGED:
             asked = {"num_outputs": num_outputs, "curvature": self.curvature}
             raise ValueError(boosting.describe_failure(loss, examples, made.state.scores, **asked))
         self._binned = Binned(np.zeros((0, X.shape[1]), np.uint8), binned.num_bins, binned.categorical, False, binned.cuts)
         if (remark := boosting.describe_growth(made.params)) and np.ptp(targets if weights is None else targets[weights > 0]):
+            remark = remark.replace("`min_child_samples`", "`min_samples_leaf`")
             warnings.warn(f"The model is a constant: {remark}.", stacklevel=3)
         grown: Ensemble = jax.tree.map(np.asarray, made.params)
         self.ensemble_ = grown._replace(intercept=grown.intercept + np.float64(shift)) if shift else grown
         scores = {"loss": "train_score_"} | ({} if fold is None else {"held_out_loss": "validation_score_"})
+        num_grown = int(made.state.count) - num_before  # the steps after them rested
         for name, attribute in scores.items():
-            earlier = [] if before is None else [getattr(self, attribute)]
-            setattr(self, attribute, np.concatenate([*earlier, made.history[name]]))
+            earlier = getattr(self, attribute, np.full(num_before, np.nan))[:num_before]
+            setattr(self, attribute, np.concatenate([earlier, made.history[name][:num_grown]]))
         self.n_iter_ = int((self.ensemble_.coefficient > 0).sum())
         return self
 
     def _before(self) -> Ensemble | None:
         """The model to go on from."""
         return self.ensemble_ if self.warm_start and hasattr(self, "ensemble_") else None
+
+    def _drawn_seed(self) -> int:
+        """The seed of a model and of all calls that go on from it, which hold the same examples out."""
+        if isinstance(self.random_state, numbers.Integral):
+            return self.random_state
+        return int(check_random_state(self.random_state).randint(2**31 - 1))
 
     def _held_out(self, targets: np.ndarray, random: np.random.RandomState) -> np.ndarray:
         """Which examples are held out for early stopping: 1, the others 0."""
@@ -132,13 +142,6 @@ class _GradientBoosting(BaseEstimator):
         trees = self.ensemble_._replace(intercept=np.zeros_like(self.ensemble_.intercept, np.float32))
         # the sum of the trees is of single precision; where the targets lie far from zero, the intercept is of double
         return np.asarray(predict(trees, self._binned.like(X)), float) + self.ensemble_.intercept
-
-    def _categorical(self, X: Any) -> tuple[int, ...]:
-        """The columns of examples as they were given whose values have no order."""
-        asked = () if self.categorical_features is None else self.categorical_features
-        if isinstance(asked, str) and asked == "from_dtype":
-            asked = [str(dtype) == "category" for dtype in getattr(X, "dtypes", ())]
-        return columns("categorical_features", asked, getattr(self, "feature_names_in_", None), self.n_features_in_)
 
     @property
     def feature_importances_(self) -> np.ndarray:
@@ -169,7 +172,7 @@ class GradientBoostingRegressor(RegressorMixin, _GradientBoosting):
         validation_fraction: The share that is held out.
         n_iter_no_change: Trees without a lower held-out loss after which to stop.
         curvature: A policy of ``boosting.curvatures``; by default what suits the loss.
-        warm_start: Whether a further call of ``fit`` goes on from the trees there are, up to ``max_iter`` in all.
+        warm_start: Whether a further ``fit`` goes on up to ``max_iter`` trees in all, with the same examples held out.
         random_state: Of the samples that are drawn and of what is held out.
         quantile: The level, for ``loss="quantile"``.
         inverse_link: ``scores -> predictions``, for a loss of your own.
@@ -177,7 +180,7 @@ class GradientBoostingRegressor(RegressorMixin, _GradientBoosting):
     Attributes:
         ensemble_: The model; where targets lie far from zero, its intercept is of double precision.
         n_iter_: Trees that count.
-        train_score_, validation_score_: The loss before each tree, and the held-out loss after it.
+        train_score_, validation_score_: The loss before and the held-out loss after each tree grown, those after the best too.
         feature_importances_: Shares of the gain.
 
     >>> X, y = np.arange(40.0)[:, None], np.arange(40.0) // 10
@@ -213,15 +216,12 @@ class GradientBoostingRegressor(RegressorMixin, _GradientBoosting):
         loss, _ = self._loss()
         require(self.loss != "poisson" or (y >= 0).all(), "y", 'be at least 0 for loss="poisson"', y, "Counts and rates are.")
         targets, shift = regressions.targets_for(self.loss, np.asarray(y, float), sample_weight)
-        return self._boost(X, targets, sample_weight, loss, None, self._categorical(given), shift)
+        return self._boost(X, targets, sample_weight, loss, None, arguments.categorical(self, given), shift)
 
     def _loss(self) -> tuple[Callable, Callable | None]:
         if callable(self.loss):
             return self.loss, self.inverse_link
-        known = f"be one of {', '.join(regressions.LOSSES)} or a function (score, target) -> scalar"
-        require(self.loss in regressions.LOSSES, "loss", known, self.loss, "Any loss of gk.losses will do.")
-        loss, link = regressions.LOSSES[self.loss]
-        return (functools.partial(loss, level=self.quantile) if self.loss == "quantile" else loss), link
+        return regressions.named(self.loss, self.quantile)
 
     def predict(self, X: Any) -> np.ndarray:
         """Predictions (n,), after the inverse link."""
@@ -273,7 +273,7 @@ class GradientBoostingClassifier(ClassifierMixin, _GradientBoosting):
                 self.loss, "Write your own as a pure function.")  # fmt: skip
         loss = self.loss if callable(self.loss) else losses.logistic if k == 2 else losses.softmax
         targets = codes.astype(np.float32 if loss is losses.logistic else np.int32)
-        return self._boost(X, targets, sample_weight, loss, None if k == 2 else k, self._categorical(given))
+        return self._boost(X, targets, sample_weight, loss, None if k == 2 else k, arguments.categorical(self, given))
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Raw scores: shape (n,) for two classes, else (n, k)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -26,6 +28,14 @@ LOSSES = {  # loss and inverse link
     "poisson": (losses.poisson, jnp.exp),
 }
 SHIFTED = ("squared_error", "absolute_error", "huber", "quantile")  # that depend on how far the score is from the target only
+
+
+def named(name: str, level: float) -> tuple[Callable, Callable | None]:
+    """The loss of that name and its inverse link; the level is that of a quantile."""
+    rule = f"be one of {', '.join(LOSSES)} or a function (score, target) -> scalar"
+    require(name in LOSSES, "loss", rule, name, "Any loss of gk.losses will do.")
+    loss, link = LOSSES[name]
+    return (functools.partial(loss, level=level) if name == "quantile" else loss), link
 
 
 def targets_for(loss: Any, targets: np.ndarray, weights: Any) -> tuple[np.ndarray, float]:

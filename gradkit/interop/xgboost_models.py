@@ -17,6 +17,24 @@ from gradkit.boosting.growing import Tree
 from gradkit.checks import Described, require
 
 NO_PARENT = 2147483647
+
+
+def _logit(probability: np.ndarray) -> np.ndarray:
+    return np.log(probability / (1 - probability))
+
+
+def _identity(base: np.ndarray) -> np.ndarray:
+    return base
+
+
+LINKS = {  # objective: from what XGBoost calls the base score to a score
+    **dict.fromkeys(("binary:logistic", "reg:logistic"), _logit),
+    **dict.fromkeys(("count:poisson", "reg:gamma", "reg:tweedie", "survival:aft", "survival:cox"), np.log),
+    **dict.fromkeys((
+        "reg:squarederror", "reg:squaredlogerror", "reg:pseudohubererror", "reg:absoluteerror", "reg:quantileerror",
+        "binary:logitraw", "binary:hinge", "multi:softmax", "multi:softprob", "rank:ndcg", "rank:map", "rank:pairwise",
+    ), _identity),
+}  # fmt: skip
 INVERSE_LINKS = {  # objective: from a score to what XGBoost calls the base score
     "reg:squarederror": lambda score: score,
     "multi:softprob": lambda score: score,
@@ -153,12 +171,17 @@ def _categories(trees: Tree, t: int, node: int, binned: Binned) -> tuple[list[in
 def from_json(text: str) -> tuple[Ensemble, Binned]:
     """A model from XGBoost's JSON, and empty bins whose ``like(features)`` makes what it predicts from.
 
-    Trees with categories and with vectors in their leaves are not read.
+    Trees with categories and with vectors in their leaves are not read, nor are models of several targets, of trees that are
+    dropped (``dart``), without trees (``gblinear``), or of an objective that is not known here.
 
     Raises:
         ValueError: For those, for trees deeper than 10 levels, and where a feature has more than 254 conditions.
     """
-    learner, model, param = _parts(text)
+    objective, model, param, names = _parts(text)
+    require(objective in LINKS, "text", f"have one of the objectives {', '.join(LINKS)}", objective,
+            "Predict with XGBoost itself.")  # fmt: skip
+    targets = int(param.get("num_target", 1))
+    require(targets <= 1, "text", "be a model of one target", targets, "Fit one for each target, or predict with XGBoost itself.")
     trees, outputs = model["trees"], max(int(param["num_class"]), 1)
     plain = all(not any(tree["split_type"]) and tree["tree_param"].get("size_leaf_vector", "1") in ("0", "1") for tree in trees)
     require(plain, "text", "hold trees of numbers with scalar leaves", Described("others"), "Predict with XGBoost itself.")
@@ -172,22 +195,23 @@ def from_json(text: str) -> tuple[Ensemble, Binned]:
     base = np.array(
         json.loads(param["base_score"].replace("E", "e")) if "[" in param["base_score"] else [float(param["base_score"])]
     )
-    links = {"binary:logistic": lambda p: np.log(p / (1 - p)), "count:poisson": np.log}
-    intercept = links.get(learner["objective"]["name"], lambda score: score)(np.broadcast_to(base, outputs))
-    names = tuple(learner.get("feature_names") or ()) or None
+    intercept = LINKS[objective](np.broadcast_to(base, outputs))
     blank = np.zeros((0, len(edges)), np.uint8)
     intercept = np.asarray(intercept if outputs > 1 else intercept[0], np.float32)
     return Ensemble(stacked, np.ones(len(trees), np.float32), intercept), Binned(blank, 256, (), True, Cuts(edges, names))
 
 
-def _parts(text: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """The learner that XGBoost wrote, and in it the model of trees and what all of it shares."""
+def _parts(text: str) -> tuple[str, dict[str, Any], dict[str, Any], tuple[str, ...] | None]:
+    """The objective of what XGBoost wrote, its trees, what all of it shares, and the names of the features."""
     try:
         learner = json.loads(text)["learner"]
-        return learner, learner["gradient_booster"]["model"], learner["learner_model_param"]
+        booster, objective = learner["gradient_booster"], learner["objective"]["name"]
+        kind, model, param = booster["name"], booster.get("model"), learner["learner_model_param"]
     except (ValueError, KeyError, TypeError) as error:
         found = Described(f"something else ({type(error).__name__}: {error})")
         require(False, "text", "be XGBoost's JSON of a model of trees", found, "Write it by save_raw('json').")
+    require(kind == "gbtree" and model, "text", "be a model of the booster gbtree", kind, "Predict with XGBoost itself.")
+    return objective, model, param, tuple(learner.get("feature_names") or ()) or None
 
 
 def _depth(tree: dict[str, Any], node: int = 0) -> int:

@@ -9,13 +9,14 @@ from jaxtyping import Array, Float, Num
 from gradkit.checks import Described, require
 
 
-def accuracy(scores: Float[Array | np.ndarray, n * k], targets: Num[Array | np.ndarray, " n"]) -> Float[Array, ""]:
+def accuracy(scores: Float[Array | np.ndarray, n * k], targets: Num[Array | np.ndarray, n * k]) -> Float[Array, ""]:
     """The share of examples whose predicted class is the target; an example with a NaN score counts as wrong.
 
     Args:
-        scores: Shape ``(n, k)``, where the largest score is the prediction, or ``(n,)``, where class 1 has a score above 0.
-        targets: Shape ``(n,)``: classes 0 to k - 1 beside ``(n, k)`` scores; beside ``(n,)`` scores class 1 is any target above
-            0, as in ``losses.hinge``.
+        scores: Shape ``(n, k)`` with k > 1, where the largest score is the prediction; or one score per example, ``(n,)`` or
+            ``(n, 1)``, where class 1 has a score above 0.
+        targets: Beside ``(n, k)`` scores, shape ``(n,)``: classes 0 to k - 1. Beside one score per example, one target each,
+            ``(n,)`` or ``(n, 1)``: class 1 is any target above 0, as in ``losses.hinge``.
 
     >>> import jax.numpy as jnp
     >>> float(accuracy(jnp.array([[2.0, 1.0], [0.0, 3.0]]), jnp.array([0, 0])))
@@ -23,8 +24,13 @@ def accuracy(scores: Float[Array | np.ndarray, n * k], targets: Num[Array | np.n
     >>> float(accuracy(jnp.array([-1.0, 2.0]), jnp.array([0, 1])))
     1.0
     """
-    require(scores.ndim <= 2, "scores", "have shape (n,) or (n, k)", scores.shape, "Flatten the examples into one axis.")
-    if scores.ndim == 1:
+    require(scores.ndim in (1, 2), "scores", "have shape (n,) or (n, k)", scores.shape, "Flatten the examples into one axis.")
+    n, is_margin = len(scores), scores.shape[1:] in ((), (1,))
+    fitting = [(n,), (n, 1)] if is_margin else [(n,)]
+    require(targets.shape in fitting, "targets", f"have shape {' or '.join(map(str, fitting))}, as scores have {scores.shape}",
+            targets.shape, "Give the class of each example; turn one-hot targets into classes by `argmax(-1)`.")  # fmt: skip
+    if is_margin:
+        scores, targets = scores.reshape(n), targets.reshape(n)
         is_right = ((scores > 0) == (targets > 0)) & ~jnp.isnan(scores)
     else:
         require(jnp.issubdtype(targets.dtype, jnp.integer), "targets", "be integer classes",

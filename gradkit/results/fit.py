@@ -49,6 +49,8 @@ class Fit:
         zero_gradients: The leaves whose gradient, taken at the end on the batch of the first step, is exactly zero. They are only
             looked for where a leaf of the parameters never moved, and as far as the descent tells its parts.
         reason: What is wrong with the batch at which the descent failed, such as targets outside the classes; else ``""``.
+        skipper: The wrapper of optax's, in the optimizer of a descent that failed, that leaves bad updates out: such a step does
+            not reach the parameters, but its loss ends the descent. ``""`` if there is none.
         notes: What the reader must know of a lone fit: why a stream ended early, how weights count. A sweep has its own.
     """
 
@@ -72,6 +74,7 @@ class Fit:
     has_moved: bool = True
     zero_gradients: tuple[str, ...] = ()
     reason: str = ""
+    skipper: str = ""
 
     @property
     def curve(self) -> np.ndarray:
@@ -138,6 +141,7 @@ class Fit:
         where = f"; not finite: {self._bad_place}" if self.bad_leaf else ""
         remarks = "".join(f"; {remark}" for remark in self.remarks)
         where += f": {self.reason}" if self.reason else ""
+        where += f"; {self.skipper} leaves out updates only: use gk.transforms.guard(optimizer)" if self.skipper else ""
         steps = f"{self.steps} step{'s' * (self.steps != 1)}"
         notes = "".join(f"\nnote: {note}" for note in self.notes)
         return f"Fit {self.status.name}: {steps} in {self.seconds:.1f} s, {self._course()}{metrics}{where}{remarks}{notes}"
@@ -188,6 +192,7 @@ def from_ledger(ledger: Ledger, member: int, seconds: float) -> Fit:
         steps=int(ledger.steps[member]),
         bad_leaf=ledger.bad_leaf[member],
         reason=ledger.reason[member],
+        skipper=ledger.skipper[member],
         seconds=seconds,
         every=ledger.every,
         tail=tail,

@@ -23,6 +23,8 @@ def remedy(fits: Sequence[Fit], notes: Sequence[str]) -> str:
     first = min(failed, key=lambda fit: fit.steps)
     if first.bad_leaf.endswith("at the start"):
         return "It was so before the first step: look at the initialization."
+    if first.skipper:
+        return f"Leave bad steps out by gk.transforms.guard(optimizer): {first.skipper} leaves out the updates, not their losses."
     part = first.bad_leaf.split(" of ")[0].split("[")[0]
     if part == "batch":
         return "Look at the data."

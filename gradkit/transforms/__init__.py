@@ -21,6 +21,7 @@ from gradkit.transforms.clipping import clip_by_global_norm as clip_by_global_no
 from gradkit.transforms.clipping import clip_by_norm as clip_by_norm
 from gradkit.transforms.entrances import optimizer as optimizer
 from gradkit.transforms.entrances import widen as widen
+from gradkit.transforms.foreign import skipping_wrapper as skipping_wrapper
 from gradkit.transforms.guarding import GuardState as GuardState
 from gradkit.transforms.guarding import guard as guard
 from gradkit.transforms.observation import ObserveState as ObserveState

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from gradkit.checks import Described, refuse
+from gradkit.transforms.guarding import GuardState, found
 
 AVERAGING = (optax.contrib.ScheduleFreeState, optax.contrib.SAMState)
 REFUSED = {
@@ -38,6 +39,22 @@ def refuse_foreign(state: Any):
         for kind, (rule, given, remedy) in REFUSED.items():
             if isinstance(node, kind):
                 refuse("optimizer", rule, Described(given), remedy, error=TypeError)
+
+
+def skipping_wrapper(state: Any) -> str:
+    """The wrapper of optax's that leaves bad updates out, unless a guard is there too; ``""`` if there is none.
+
+    It keeps a step that is not finite from the parameters only: its loss still ends a descent.
+    """
+    kinds = (optax.ApplyIfFiniteState, optax.MultiStepsState)
+    if next(found(state, GuardState), None) is not None:
+        return ""
+    for node in found(state, kinds):
+        if isinstance(node, optax.ApplyIfFiniteState):
+            return "optax.apply_if_finite"
+        if jax.tree.leaves(node.skip_state):
+            return "optax.MultiSteps(should_skip_update_fn=...)"
+    return ""
 
 
 def foreign_evaluation(node: Any, params: Any) -> Any:
