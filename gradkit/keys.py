@@ -29,7 +29,7 @@ def member_key(key: Any, seed: Any) -> jax.Array:
     >>> member_key(0, 3) == member_key(jax.random.key(0), 3)
     Array(True, dtype=bool)
     """
-    key = as_key(key) if isinstance(key, int) else key
+    key = key if is_key(key) else as_key(key)
     return jax.random.fold_in(branch(key, MEMBER), seed)
 
 

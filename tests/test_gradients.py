@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from gradkit import gradients, losses
+from gradkit import gradients, keys, losses
 
 RNG = np.random.default_rng(0)
 PARAMS = {"w": jnp.asarray(RNG.normal(size=(3, 2)), jnp.float32), "b": jnp.zeros(2)}
@@ -288,6 +288,7 @@ CORRECT = {
     "large offset": (lambda x: 1e6 + jnp.sum(jnp.tanh(x)), (normal(30),)),
     "tiny parameters": (lambda x: jnp.sum(jnp.sin(x)), (1e-6 * normal(30),)),
     "only defined nearby": (lambda x: jnp.sum(jnp.log(x)), (jnp.array([1e-3, 1.0, 5.0]),)),
+    "only defined nearby, sizes differ": (lambda x: jnp.sum(jnp.log(x) ** 2), (jnp.array([4e-2, 1e4, 3e7]),)),
     "many kinks nearby": (lambda x: jnp.mean(jax.nn.relu(jnp.sin(3 * x))), (normal(3000),)),
     "sorting": (lambda x: jnp.sum(jnp.sort(x) * jnp.linspace(0, 1, x.size)), (0.01 * normal(3000),)),
     "random with a key": (lambda x, key: jnp.sum(x * jax.random.normal(key, (3,))), (normal(3), jax.random.key(0))),
@@ -363,12 +364,34 @@ def test_a_loss_without_a_measurable_slope_is_unclear(loss_fn, params):
     assert "no slope can be measured" in str(report)
 
 
-def test_forward_mode_that_differs_from_reverse_mode_is_reported():
+def test_a_loss_that_is_finite_here_only_is_neither_a_step_nor_rough():
+    report = gradients.check(lambda x: jnp.sum(jnp.where(x == 0.5, x, jnp.nan)), jnp.array([0.5, 0.5]))
+    assert verdicts(report) == ["unclear"]
+    assert str(report).endswith("the loss is not finite a little away from here")
+
+
+def test_a_wrong_entry_is_named_though_sizes_differ():
+    doubled = spoiled(lambda g: g.at[0].multiply(2))
+    report = gradients.check(lambda x: jnp.sum(jnp.log(doubled(x)) ** 2), jnp.array([4e-2, 1e4, 3e7]))
+    (leaf,) = report.leaves
+    assert (leaf.verdict, leaf.entry) == ("wrong", (0,))
+    np.testing.assert_allclose([leaf.measured, leaf.given / 2], 2 * np.log(4e-2) / 4e-2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("key", [np.int64(3), jnp.uint32(3), jax.random.key(3), jax.random.PRNGKey(3)])
+def test_every_way_of_writing_a_key_chooses_the_same(key):
+    measured = [gradients.check(lambda x: jnp.sum(x**3), normal(300), key=key).leaves for key in (3, key)]
+    assert measured[0] == measured[1]
+    assert keys.member_key(3, 1) == keys.member_key(key, 1)
+
+
+@pytest.mark.parametrize("sizes", [[1.0, 1.0, 1.0], [4e-2, 1e4, 3e7]])
+def test_forward_mode_that_differs_from_reverse_mode_is_reported(sizes):
     def transposes_right(x, right=2.0, wrong=3.0):
         linear = jax.custom_derivatives.linear_call
         return linear(lambda _, x: wrong * x, lambda _, g: right * g, (), x) + jax.lax.stop_gradient((right - wrong) * x)
 
-    report = gradients.check(lambda x: jnp.sum(transposes_right(x)), normal(3))
+    report = gradients.check(lambda x: jnp.sum(jnp.log(transposes_right(x)) ** 2), jnp.array(sizes))
     assert verdicts(report) == ["modes differ"]
     assert not report.ok
     assert "hvp will be wrong" in str(report)

@@ -9,6 +9,7 @@ import gradkit as gk
 from experiments.bench.nist_hard import PROBLEMS
 from gradkit import MinimumStatus as Status
 from gradkit.decompositions import uses_decompositions
+from gradkit.minima.sensitivities import MOST_WRITTEN
 
 pytestmark = pytest.mark.usefixtures("x64")
 SLOW = pytest.mark.long
@@ -71,9 +72,31 @@ def test_least_squares_and_many_parameters_have_derivatives_too():
     moved = jax.jacrev(lambda s: gk.minimize(residuals, jnp.ones(2), residuals=True, args=(s,)).params)(0.5)
     np.testing.assert_allclose(moved, right, rtol=1e-8)
 
-    curvatures = jnp.linspace(1, 3, 70)  # beyond 64 by conjugate gradients
+    curvatures = jnp.linspace(1, 3, 70)  # beyond 64 by one decomposition
     many = jax.jacrev(lambda s: gk.minimize(lambda x, s: jnp.sum(curvatures * (x - s) ** 2), jnp.zeros(70), args=(s,)).params)
     np.testing.assert_allclose(many(0.5), np.ones(70), rtol=1e-6)
+
+
+@pytest.mark.few(1)
+@pytest.mark.parametrize("mode", [jax.jacrev, jax.jacfwd])
+@pytest.mark.parametrize("dtype, decades, rtol", [(np.float64, 4, 1e-7), (np.float32, 2, 1e-3)])
+def test_nor_do_units_of_many_parameters_matter_to_their_derivatives(mode, dtype, decades, rtol):
+    rng = np.random.default_rng(0)
+    design, target = rng.normal(size=(200, 70)) * np.logspace(0, decades, 70), rng.normal(size=200)
+    right = np.linalg.lstsq(design, target)[0]
+    design, target = design.astype(dtype), target.astype(dtype)
+    start = (0.99 * right).astype(dtype)
+    fit = lambda c: gk.minimize(lambda p, c: design @ p - c * target, start, args=(c,), residuals=True)  # noqa: E731
+    np.testing.assert_allclose(mode(lambda c: fit(c).params)(dtype(1)), right, rtol=rtol)
+
+
+@pytest.mark.few(1)
+@pytest.mark.parametrize("decades, is_solved", [(12, False), (1, True)])
+def test_a_derivative_that_conjugate_gradients_do_not_reach_is_nan(decades, is_solved):
+    units = jnp.logspace(0, decades / 2, MOST_WRITTEN + 1)
+    bowl = lambda x, c: jnp.sum((units * x) ** 2) / 2 - c * jnp.sum(units * x)  # noqa: E731
+    moved = jax.grad(lambda c: gk.minimize(bowl, 1 / units, args=(c,)).params.sum())(1.0)
+    np.testing.assert_allclose(moved, jnp.sum(1 / units) if is_solved else jnp.nan, rtol=1e-7)
 
 
 def test_where_there_is_no_minimum_there_is_no_derivative():

@@ -17,6 +17,7 @@ from gradkit.checks import require
 from gradkit.contracts import Params
 from gradkit.gradients.lines import NO_SLOPE, Line, Slope, measure, trace_line
 from gradkit.gradients.values import require_floating
+from gradkit.keys import key_words
 from gradkit.settings import enable_x64
 from gradkit.trees import leaf_names
 
@@ -48,6 +49,7 @@ class LeafCheck(NamedTuple):
         measured: What the loss does there; at a kink the mean of the slopes on both sides.
         error: How far ``measured`` may be off.
         kink: By how much the slope jumps there.
+        is_finite: Whether the loss is, a little away from there.
     """
 
     name: str
@@ -57,6 +59,7 @@ class LeafCheck(NamedTuple):
     measured: float
     error: float
     kink: float
+    is_finite: bool
 
     @property
     def sides(self) -> tuple[float, float]:
@@ -65,7 +68,8 @@ class LeafCheck(NamedTuple):
 
     def __str__(self) -> str:
         where = f" at {list(self.entry)}" if self.entry else ""
-        return f"{self.name}: {self.verdict}{where}{_EXPLANATIONS[self.verdict].format(self)}"
+        reason = "is the loss a step here, or very rough?" if self.is_finite else "the loss is not finite a little away from here"
+        return f"{self.name}: {self.verdict}{where}{_EXPLANATIONS[self.verdict].format(self, reason=reason)}"
 
 
 _EXPLANATIONS = {
@@ -74,7 +78,7 @@ _EXPLANATIONS = {
     Verdict.WRONG: ": given {0.given:.6g}, measured {0.measured:.6g} (error {0.error:.0e})",
     Verdict.MODES_DIFFER: ": reverse mode {0.given:.6g} is right, forward mode {0.measured:.6g} is not; hvp will be wrong",
     Verdict.NOT_FINITE: ": given {0.given}",
-    Verdict.UNCLEAR: ": no slope can be measured (error {0.error:.0e}); is the loss a step here, or very rough?",
+    Verdict.UNCLEAR: ": no slope can be measured (error {0.error:.0e}); {reason}",
 }
 
 
@@ -94,7 +98,7 @@ class GradientCheck(NamedTuple):
         return f"GradientCheck: {num_passing} of {len(self.leaves)} leaves pass" + "".join(findings)
 
 
-def check(loss_fn: Callable, params: Params, *args: Any, key: int | jax.Array = 0, tolerance: float = 1e-6) -> GradientCheck:
+def check(loss_fn: Callable, params: Params, *args: Any, key: Any = 0, tolerance: float = 1e-6) -> GradientCheck:
     """Check the gradient of a loss against the loss, in float64: for hand-written rules, custom kernels, and doubts.
 
     Each leaf is measured along two random directions and at a few entries, all of them if it is small. A gradient that does not
@@ -111,7 +115,7 @@ def check(loss_fn: Callable, params: Params, *args: Any, key: int | jax.Array = 
         loss_fn: ``(params, *args)`` to a scalar or ``(scalar, aux)``; deterministic, and able to run in float64.
         params: A pytree of real floating arrays, cast to float64.
         *args: Pytrees of arrays; the floating ones are cast to float64.
-        key: An int or a key; chooses directions and entries.
+        key: An int below 2**32 or a key; chooses directions and entries.
         tolerance: Error that is accepted, relative to the gradient of the leaf.
 
     Returns:
@@ -119,7 +123,7 @@ def check(loss_fn: Callable, params: Params, *args: Any, key: int | jax.Array = 
 
     Raises:
         TypeError: If a leaf of ``params`` is not a real floating array, or the loss not a float64 scalar computed in float64.
-        ValueError: If the loss is not finite at ``params``.
+        ValueError: If the loss is not finite at ``params``, or ``key`` is no key.
 
     References:
         Ridders (1982), Accurate computation of F'(x) and F'(x) F''(x). https://doi.org/10.1016/S0141-1195(82)80057-0
@@ -134,7 +138,7 @@ def check(loss_fn: Callable, params: Params, *args: Any, key: int | jax.Array = 
       params.w: wrong at [1]: given 0, measured 2 (error ...)
     """
     names, leaves = _real_leaves(params)
-    generator = np.random.default_rng(key if isinstance(key, int) else np.asarray(jax.random.key_data(key)).ravel())
+    generator = np.random.default_rng(key_words(key)[::-1])  # of key=7 as numpy's own of 7
     with enable_x64(True):
         line = trace_line(loss_fn, params, args)
         require(math.isfinite(line.value), "loss_fn", "be finite at `params`", line.value, "Check where it is defined.")
@@ -171,12 +175,20 @@ class _Leaf(NamedTuple):
         return direction
 
     def slope(self, weights: np.ndarray, first: int, stop: int) -> Slope:
-        scale = float(np.sqrt(np.mean(self.of(self.line.params) ** 2))) or 1.0
-        return measure(self.line, self.direction(weights, first, stop), scale, self.tolerance)
+        """Over steps as long for all entries; where these say nothing, as entries may differ in size, as long as each is."""
+        params = self.of(self.line.params)
+        scale = float(np.sqrt(np.mean(params**2))) or 1.0
+        slope = measure(self.line, self.direction(weights, first, stop), scale, self.tolerance)
+        if slope.is_clear:
+            return slope
+        sizes = np.where(params == 0, scale, np.abs(params))
+        largest = float(sizes[first:stop].max())
+        own = measure(self.line, self.direction(weights * sizes / largest, first, stop), largest, self.tolerance)
+        return own if own.is_clear else slope
 
     def report(self, verdict: Verdict, slope: Slope, entry: int | None = None) -> LeafCheck:
         index = None if entry is None else tuple(int(i) for i in np.unravel_index(entry, self.shape))
-        return LeafCheck(self.name, verdict, index, slope.given, slope.measured, slope.error, slope.kink)
+        return LeafCheck(self.name, verdict, index, slope.given, slope.measured, slope.error, slope.kink, slope.is_finite)
 
 
 def _judge(leaf: _Leaf, generator: np.random.Generator) -> LeafCheck:
@@ -195,7 +207,7 @@ def _judge(leaf: _Leaf, generator: np.random.Generator) -> LeafCheck:
         return leaf.report(Verdict.UNCLEAR, max(slopes, key=lambda slope: slope.error))
     if found := _locate(leaf, probes, slopes, lambda slope: slope.kink):
         return leaf.report(Verdict.KINK, *found)
-    return _compare_modes(leaf, probes[0], slopes[0])
+    return _compare_modes(leaf, leaf.direction(*probes[0]), slopes[0])
 
 
 def _probes(size: int, generator: np.random.Generator) -> list[tuple[np.ndarray, int, int]]:
@@ -225,8 +237,10 @@ def _locate(leaf: _Leaf, probes, slopes: list[Slope], badness: Callable[[Slope],
     return (slope, first) if badness(slope) > 0 else None
 
 
-def _compare_modes(leaf: _Leaf, probe, slope: Slope) -> LeafCheck:
-    forward = leaf.line.forward(leaf.direction(*probe))
-    if forward is not None and abs(forward - slope.given) > leaf.tolerance * slope.size:
-        return leaf.report(Verdict.MODES_DIFFER, slope._replace(measured=forward))
+def _compare_modes(leaf: _Leaf, direction: np.ndarray, slope: Slope) -> LeafCheck:
+    forward = leaf.line.forward(direction)
+    terms = direction[direction != 0] * leaf.line.grads[direction != 0]
+    given = float(terms.sum())
+    if forward is not None and abs(forward - given) > leaf.tolerance * max(np.linalg.norm(terms), abs(given)):
+        return leaf.report(Verdict.MODES_DIFFER, slope._replace(given=given, measured=forward))
     return leaf.report(Verdict.RIGHT, slope)

@@ -55,6 +55,7 @@ class Slope(NamedTuple):
         size: What is normal for such a direction: the norm of the gradient's terms, or ``measured`` if that is larger.
         excess: By how much ``given`` is farther from ``measured`` than error, kink and tolerance explain; above 0, it is wrong.
         is_clear: Whether the error is small enough to say anything.
+        is_finite: Whether the loss is, at half or more of the steps.
     """
 
     given: float
@@ -64,9 +65,10 @@ class Slope(NamedTuple):
     size: float
     excess: float
     is_clear: bool
+    is_finite: bool
 
 
-NO_SLOPE = Slope(given=np.nan, measured=np.nan, error=np.inf, kink=0.0, size=0.0, excess=-np.inf, is_clear=False)
+NO_SLOPE = Slope(np.nan, np.nan, error=np.inf, kink=0.0, size=0.0, excess=-np.inf, is_clear=False, is_finite=True)
 
 
 def trace_line(loss_fn: Callable, params: Params, args: tuple[Any, ...]) -> Line:
@@ -118,7 +120,9 @@ def measure(line: Line, direction: np.ndarray, scale: float, tolerance: float) -
     kink = abs(kink) if abs(kink) > SAFETY * kink_error + tolerance * size else 0.0
     excess = abs(given - measured) - (tolerance * size + SAFETY * error + kink / 2)
     is_clear = SAFETY * error <= max(0.01 * size, 1e-6 * abs(line.value) / scale)
-    return Slope(given, measured, error, kink, size, float(np.nan_to_num(excess, nan=-np.inf)), bool(is_clear))
+    is_finite = np.mean(np.isfinite(up) & np.isfinite(down)) >= 0.5
+    excess = float(np.nan_to_num(excess, nan=-np.inf))
+    return Slope(given, measured, error, kink, size, excess, bool(is_clear), bool(is_finite))
 
 
 def _extrapolate(values, reach, *, powers: tuple[int, ...]) -> tuple[float, float]:

@@ -45,7 +45,8 @@ def minimize(
 
     All of it is traced: under ``jit``, and under ``vmap`` for many starts, whose different minima ``.distinct()`` lists.
     ``params`` and ``value`` have derivatives in ``args`` and in what ``fn`` closes over, by the implicit function theorem;
-    NaN where the end is not converged. The start has none. On a CPU, a function that decomposes matrices is not mapped but
+    NaN where the end is not converged, and in more than 1,000 parameters where the conjugate gradients that give those of
+    ``params`` do not end: then rescale. The start has none. On a CPU, a function that decomposes matrices is not mapped but
     run start by start: batched calls of LAPACK may wait for each other for ever.
 
     Not for losses that are sampled (see :func:`gradkit.fit`), and not for kinks: second derivatives are used.

@@ -17,8 +17,10 @@ from jax.flatten_util import ravel_pytree
 
 from gradkit.engine.programs import Keyed
 from gradkit.minima.outcomes import Minimum, MinimumStatus
-from gradkit.minima.solves import MOST_COLUMNS, solve
+from gradkit.minima.solves import MOST_COLUMNS, back_substitute, forward_substitute, solve
 from gradkit.minima.walks import Manner, objective, one_at_a_time, walk_down
+
+MOST_WRITTEN = 1000  # parameters: of more, the Hessian is known from products only
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
@@ -55,21 +57,46 @@ def _move(key: Keyed, manner: Manner, primals: tuple, tangents: tuple) -> tuple[
 
 
 def _solve(product: Callable, right: jax.Array, manner: Manner) -> jax.Array:
-    """``H^-1 right``, from products with ``H``, which is symmetric and at a minimum positive."""
-    if right.size > MOST_COLUMNS:
-        most = 10 * right.size
+    """``H^-1 right``, from products with ``H``, which is symmetric and at a minimum positive; NaN where that is not found."""
+    size = right.size
+    if size > MOST_WRITTEN:
 
-        def invert(product, right):
-            return jax.scipy.sparse.linalg.cg(product, right, tol=1e-10, maxiter=most)[0]
+        def search(product, right):
+            most = max(1e-10, float(jnp.finfo(right.dtype).eps))
+            return _unless_missed(
+                lambda right: jax.scipy.sparse.linalg.cg(product, right, tol=most, maxiter=10 * size)[0], product, right
+            )
 
-        return jax.lax.custom_linear_solve(product, right, invert, symmetric=True)
-    basis = jnp.eye(right.size, dtype=right.dtype)
-    matrix = (one_at_a_time(product) if manner.one_by_one else jax.vmap(product))(basis)
+        return jax.lax.custom_linear_solve(product, right, search, symmetric=True)
+    # some columns at a time: the function's own arrays are as many times as large
+    mapped = one_at_a_time(product) if manner.one_by_one else partial(jax.lax.map, product, batch_size=MOST_COLUMNS)
+    matrix = mapped(jnp.eye(size, dtype=right.dtype))
+    known = jax.lax.stop_gradient(matrix)
+    invert = partial(solve, known) if size <= MOST_COLUMNS else _inverse(known)
+    return jax.lax.custom_linear_solve(lambda vector: matrix @ vector, right, lambda _, right: invert(right), symmetric=True)
 
-    def invert_matrix(_, right):
-        return solve(jax.lax.stop_gradient(matrix), right)
 
-    return jax.lax.custom_linear_solve(lambda vector: matrix @ vector, right, invert_matrix, symmetric=True)
+def _inverse(matrix: jax.Array) -> Callable:
+    """``right -> matrix^-1 right`` of a positive matrix, decomposed once, in coordinates in which units do not matter."""
+    scale = 1 / jnp.sqrt(jnp.diagonal(matrix))
+    scaled = scale[:, None] * matrix * scale[None, :]
+    # batched calls of LAPACK may wait for each other for ever
+    upper = jax.custom_batching.sequential_vmap(jnp.linalg.cholesky)(scaled).T
+
+    def substitute(right):
+        return back_substitute(upper, forward_substitute(upper, right))
+
+    return lambda right: scale * _unless_missed(substitute, lambda x: scaled @ x, scale * right)
+
+
+def _unless_missed(invert: Callable, product: Callable, right: jax.Array) -> jax.Array:
+    """``invert(right)``, or NaN where the product with it is not about ``right``."""
+    largest = jnp.max(jnp.abs(right))
+    largest = jnp.where(largest > 0, largest, 1)  # squares of small numbers would vanish
+    right = right / largest
+    x = invert(right)
+    is_met = jnp.linalg.norm(product(x) - right) <= jnp.finfo(x.dtype).eps ** 0.5 * jnp.linalg.norm(right)
+    return jnp.where(is_met, largest * x, jnp.nan)
 
 
 def _zero(leaf: jax.Array) -> Any:
