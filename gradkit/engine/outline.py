@@ -13,12 +13,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr
 
 from gradkit import checks, decompositions, flows, settings, trees
 from gradkit.contracts import Descent, Rule
 from gradkit.engine import dependencies, programs
-from gradkit.engine.dependencies import Judged, digest, is_used
+from gradkit.engine.dependencies import Judged, digest, identity, is_used
 from gradkit.engine.outputs import check_metrics, check_step
 from gradkit.engine.programs import Program
 from gradkit.engine.segment import Lanes, descent_of
@@ -38,6 +37,8 @@ class Outline(NamedTuple):
             data, else that of a step.
         is_keyed: Whether the key matters.
         digest, largest: Of the step: a digest, and the bytes of the largest value that it makes on its way.
+        identity: Of all that was traced: a digest, the constants included.
+        traced_with: The shapes that it was traced with: lane, batch, data, validation.
         rule: What the targets must be, if the loss says.
         losses: The losses of one example that members are judged by, as far as objectives tell: their code.
         is_weight_lost: Whether an objective was called with a batch of weights that the loss put together itself.
@@ -54,6 +55,8 @@ class Outline(NamedTuple):
     is_keyed: bool
     digest: str
     largest: int
+    identity: str
+    traced_with: tuple
     rule: Rule | None
     losses: frozenset[Any]
     is_weight_lost: bool
@@ -180,7 +183,9 @@ def _traced(program: Program, lane, batch, data, validation) -> tuple[Outline, i
         of_training = functools.partial(dependencies.of_training, make, state, lane, batch)
         judged = of_training() if judged_on is None else dependencies.of_evaluation(make, read, lane, judged_on)
     largest, rule = _largest(step_program.jaxpr), _rule_of(make, read, lane, batch)
-    constants = {id(part): part for whole in (first_program, step_program, read_program) for part in _constants(whole)}
+    constants = {
+        id(part): part for whole in (first_program, step_program, read_program) for part in dependencies.constants(whole)
+    }
     num_bytes = trees.num_bytes([part for part in constants.values() if hasattr(part, "dtype")])
     uses = frozenset(name for name in lane.hyper if any(is_used(name, *program) for program in told))
     is_loop_only = any(decompositions.may_wait_for_each_other(traced) for traced, _ in told[1:])
@@ -195,6 +200,8 @@ def _traced(program: Program, lane, batch, data, validation) -> tuple[Outline, i
         is_keyed,
         digest(str(step_program)),
         largest,
+        identity(traced for traced, _ in told),
+        (lane, batch, data, validation),
         rule,
         frozenset(_code_of(call.objective.loss) for call in judging),
         is_weight_lost,
@@ -228,12 +235,6 @@ def _largest(jaxpr) -> int:
     parts = (part for equation in jaxpr.eqns for value in equation.params.values() for part in jax.tree.leaves(value))
     inner = (part.jaxpr if hasattr(part, "jaxpr") else part for part in parts)
     return max([*own, *(_largest(part) for part in inner if hasattr(part, "eqns"))], default=0)
-
-
-def _constants(program: ClosedJaxpr) -> list[Any]:
-    """The constants in a program and the programs it calls."""
-    parts = (part for equation in program.jaxpr.eqns for value in equation.params.values() for part in jax.tree.leaves(value))
-    return [*program.consts, *(each for part in parts if isinstance(part, ClosedJaxpr) for each in _constants(part))]
 
 
 def _needs_a_value(error: Exception) -> bool:
