@@ -3,7 +3,8 @@
 Two keys are equal if code, closures, defaults, globals, attributes and the contents of containers and objects are, however
 deep, so that a program compiled for the one serves for the other. What a library's code reads itself is taken not to
 change; its closures and arguments are looked at. Arrays of jax, which cannot change, count by identity and are not kept alive;
-arrays of NumPy count by their bytes. Where something cannot be looked into, the key equals nothing but itself.
+arrays of NumPy count by their bytes. Where something cannot be looked into, or a
+file, a clock or a shared generator is read, the key equals nothing but itself.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from gradkit.engine import visitors
+from gradkit.engine.outside import any_outside
 from gradkit.engine.reads import Reads
 
 MOST = 50_000  # tokens, about two for an object: what reaches more is not seen through
@@ -118,7 +120,7 @@ class _Walk:
         """Look at the globals that a function of the user's names, and at the modules that it imports itself."""
         namespace = function.__globals__
         self.names |= dict.fromkeys(reads.attributes)
-        self.is_clear &= not reads.is_dynamic
+        self.is_clear &= not (reads.is_dynamic or any_outside(function, reads))
         self.has_any_name |= not ANY_NAME.isdisjoint((*reads.globals, *reads.attributes))
         for name in reads.globals:
             if name in namespace:
