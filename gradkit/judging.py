@@ -1,4 +1,5 @@
-"""What the members of a sweep are judged by: what was prepared flows in; out flows a word where it is not one loss for all."""
+"""Whether members can be compared: what was prepared flows in; out flows a word where it is not one loss for all, or where each
+program has random numbers of its own."""
 
 from __future__ import annotations
 
@@ -7,7 +8,8 @@ from typing import Any
 
 import jax
 
-from gradkit.engine.outline import Outline
+from gradkit.engine.outline import Outline, identity_now
+from gradkit.engine.runs import Run
 from gradkit.questions import BEST_LOSS, FINAL_LOSS, VALIDATION_LOSS, is_loss
 from gradkit.requests import Prepared
 from gradkit.results import words
@@ -39,6 +41,24 @@ def unlike_losses(space: Space, prepared: Prepared) -> list[str]:
         f"the {which} reads {', '.join(differing)} itself, not through the parameters: members that differ in it are ranked by "
         f"different losses. {remedy}"
     ]
+
+
+def unlike_traces(prepared: Prepared) -> list[str]:
+    """Say it where functions draw numbers while they are traced: each program then has its own, and a refit yet others."""
+    if not any(run.program.kept.is_opaque and _is_another(run) for run in prepared.runs):
+        return []
+    return [
+        "make, init or the loss gives other numbers each time it is traced: members may not start alike, and no refit repeats "
+        "them. Draw from the key, or before the sweep"
+    ]
+
+
+def _is_another(run: Run) -> bool:
+    """Whether a program, traced once more, is another one."""
+    try:
+        return identity_now(run.program, run.outline) != run.outline.identity
+    except Exception:  # whatever a function raises that has nothing more to give
+        return True
 
 
 def _has_several_losses(firsts: Sequence[_First], name: str) -> bool:

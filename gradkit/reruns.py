@@ -6,6 +6,7 @@ another one they are prepared anew, from the request.
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -18,7 +19,7 @@ from gradkit.contracts import Source
 from gradkit.engine import compilation, programs
 from gradkit.engine import group as groups
 from gradkit.engine.group import Course
-from gradkit.engine.holdings import Holding, Seal, check_seal, take_up
+from gradkit.engine.holdings import Holding, Seal, check_seal, check_traced, take_up
 from gradkit.engine.interrupts import listening
 from gradkit.engine.plan import Plan
 from gradkit.requests import Request
@@ -62,7 +63,7 @@ class Reruns:
             plan = groups.lone_plan() if is_alone else _here(self.plan)
             given, remedy = checks.Described("none"), "sweep.refit(member) makes all its steps."
             checks.require(course.end > 0, "member", "have made steps that can be repeated", given, remedy)
-            with programs.repeating():
+            with programs.repeating(functools.cache(functools.partial(check_traced, run))):
                 ledger = groups.replay(run, plan, index, course, is_interrupted)
         result = from_ledger(ledger, 0, time.perf_counter() - started)
         return replace(result, params=on_device(result.params), state=on_device(result.state))

@@ -284,6 +284,39 @@ def test_files_and_generators_that_all_share_are_read_anew(tmp_path):
     assert seen[0][1] != seen[1][1]
 
 
+def drawing(draw):
+    """A make whose start is drawn from no key, for two optimizers."""
+    kinds = {"sgd": optax.sgd, "adam": optax.adam}
+    return lambda h: gk.descent(lambda w, b: w, lambda key: jnp.float32(draw()), kinds[h.opt](h.lr))
+
+
+GENERATOR = np.random.default_rng(0)
+DRAWS = {"of its own": lambda: GENERATOR.normal(), "shared": lambda: np.random.randn()}  # noqa: NPY002
+
+
+@pytest.mark.parametrize("way", DRAWS)
+def test_numbers_that_are_drawn_from_no_key_are_told_and_no_refit_takes_others(way):
+    sweep = gk.sweep(drawing(DRAWS[way]), X, gk.grid(opt=["sgd", "adam"], lr=[0.1, 0.2]), plan=gk.Plan(width=2), **ONE)
+    [note] = sweep.notes
+    assert note.startswith("make, init or the loss gives other numbers each time it is traced")
+    assert sweep.replay(0).params == sweep.params(0)  # it is still compiled
+    with pytest.raises(ValueError, match="`sweep` must be run again by the functions that it ran, got functions that are traced"):
+        sweep.refit(0)
+
+
+def test_what_is_read_from_a_file_is_repeated_until_that_is_another(tmp_path):
+    path = tmp_path / "number.npy"
+    np.save(path, np.float32(3))
+    sweep = gk.sweep(drawing(lambda: np.load(path)), X, gk.grid(opt=["sgd"], lr=[0.1, 0.2]), plan=gk.Plan(width=2), **ONE)
+    assert not sweep.notes
+    assert sweep.refit(1).history["loss"][0] == 3.0
+    np.save(path, np.float32(5))
+    jax.clear_caches()
+    for again in (sweep.replay, sweep.refit):
+        with pytest.raises(ValueError, match="got functions that are traced to another program by now"):
+            again(0)
+
+
 @pytest.mark.parametrize("dtype", [np.float64, np.int64, np.float32])
 def test_an_array_changed_in_place_is_seen_though_jax_keeps_what_it_converted(dtype):
     numbers = [np.array([3], dtype)]

@@ -3,8 +3,8 @@
 Two keys are equal if code, closures, defaults, globals, attributes and the contents of containers and objects are, however
 deep, so that a program compiled for the one serves for the other. What a library's code reads itself is taken not to
 change; its closures and arguments are looked at. Arrays of jax, which cannot change, count by identity and are not kept alive;
-arrays of NumPy count by their bytes. Where something cannot be looked into, or a
-file, a clock or a shared generator is read, the key equals nothing but itself.
+arrays of NumPy count by their bytes. Where something cannot be looked into, or a file, a clock or a shared generator is read,
+the key equals nothing but itself.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from __future__ import annotations
 import importlib.util
 import sys
 import types
+import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
 import numpy as np
 
 from gradkit.engine import visitors
@@ -138,3 +140,22 @@ def _imported(name: str, level: int, namespace: dict) -> Iterable[types.ModuleTy
     parts = name.split(".")
     paths = (".".join(parts[: count + 1]) for count in range(len(parts)))
     return [sys.modules[path] for path in paths if path in sys.modules]
+
+
+_digests: dict[int, tuple[weakref.ref, bytes]] = {}  # of arrays, by id
+
+
+def forget_changed(arrays: Iterable[tuple[np.ndarray, bytes]]):
+    """Let jax forget what it made of an array that was changed in place.
+
+    An array of a type that it converts (float64, int64) it converts once, and as long as any program holds what came out, it
+    takes that for the array.
+    """
+    for array, digest in arrays:
+        if jax.dtypes.canonicalize_dtype(array.dtype) == array.dtype:
+            continue
+        number = id(array)
+        reference, before = _digests.get(number, (lambda: None, digest))
+        if reference() is array and before != digest:
+            jax.clear_caches()
+        _digests[number] = weakref.ref(array, lambda _, number=number: _digests.pop(number, None)), digest

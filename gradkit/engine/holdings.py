@@ -17,6 +17,7 @@ from gradkit.contracts import Source
 from gradkit.data import check_arrays
 from gradkit.engine import programs
 from gradkit.engine.dependencies import identity
+from gradkit.engine.outline import identity_now
 from gradkit.engine.runs import Run, shared_tickets
 
 CHANGED = "arrays that were changed in place since"
@@ -109,9 +110,7 @@ def check_seal(holding: Holding, then: Seal, *, is_same_jax: bool):
     now, is_stream = holding.seal, holding.run.source.is_lockstep
     is_drawn = holding.data is None and not is_stream
     is_same = now.program == then.program and (not is_drawn or now.data == then.data)
-    given = checks.Described("functions that are traced to another program by now")
-    remedy = "Undo the edit, or sweep again. What is drawn from no key while it is traced is another number each time."
-    checks.require(is_same or not is_same_jax, "sweep", "be run again by the functions that it ran", given, remedy)
+    _require_same(is_same or not is_same_jax)
     if not is_drawn:
         _check_same("data", now.data, then.data, "a stream that begins with another batch" if is_stream else CHANGED)
     _check_same("validation", now.validation, then.validation)
@@ -130,6 +129,17 @@ def take_up(holding: Holding) -> Run:
         return run
     source = holding.source(_unchanged("data", holding.data))
     return run._replace(source=source, shared_tickets=shared_tickets(source, run.capacity))
+
+
+def check_traced(run: Run):
+    """Refuse a run whose program, traced anew, is not what it was."""
+    _require_same(identity_now(run.program, run.outline) == run.outline.identity)
+
+
+def _require_same(is_same: bool):
+    given = checks.Described("functions that are traced to another program by now")
+    remedy = "Undo the edit, or sweep again. What is drawn from no key while it is traced is another number each time."
+    checks.require(is_same, "sweep", "be run again by the functions that it ran", given, remedy)
 
 
 def _unchanged(argument: str, then: Given) -> Any:

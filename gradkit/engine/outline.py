@@ -119,6 +119,13 @@ def _outline(program: Program, leaves, structure) -> Outline:
     return found
 
 
+def identity_now(program: Program, then: Outline) -> str:
+    """That of a program traced anew, as it was for an outline."""
+    with programs.tracing(programs.recall(program).kept, program.is_ordered):
+        found, _ = _traced(program, *then.traced_with)
+    return found.identity
+
+
 def _traced(program: Program, lane, batch, data, validation) -> tuple[Outline, int]:
     """The outline, and the bytes of the constants in the programs."""
     reads: set[str] = set()
