@@ -1,4 +1,5 @@
-"""What the members of a sweep are judged by: what was prepared flows in; out flows a word where it is not one loss for all."""
+"""Whether members can be compared: what was prepared flows in; out flows a word where it is not one loss for all, or where each
+program has random numbers of its own."""
 
 from __future__ import annotations
 
@@ -8,6 +9,8 @@ from typing import Any
 import jax
 
 from gradkit.engine.dependencies import Judged
+from gradkit.engine.outline import identity_now
+from gradkit.engine.runs import Run
 from gradkit.questions import VALIDATION_LOSS, Reported, is_loss
 from gradkit.requests import Prepared
 from gradkit.results import words
@@ -46,6 +49,24 @@ def _remedy(is_evaluated: bool, reported: Reported, grows: bool) -> str:
     if VALIDATION_LOSS in reported.of_evaluation:
         return "Rank by metric='validation_loss', or by one of evaluate="
     return "Pass validation= (an objective is evaluated without its penalty), or rank by a metric of evaluate="
+
+
+def unlike_traces(prepared: Prepared) -> list[str]:
+    """Say it where functions draw numbers while they are traced: each program then has its own, and a refit yet others."""
+    if not any(run.program.kept.is_opaque and _is_another(run) for run in prepared.runs):
+        return []
+    return [
+        "make, init or the loss gives other numbers each time it is traced: members may not start alike, and no refit repeats "
+        "them. Draw from the key, or before the sweep"
+    ]
+
+
+def _is_another(run: Run) -> bool:
+    """Whether a program, traced once more, is another one."""
+    try:
+        return identity_now(run.program, run.outline) != run.outline.identity
+    except Exception:  # whatever a function raises that has nothing more to give
+        return True
 
 
 def _has_several(firsts: Sequence[_First], static: Sequence[str], name: str) -> bool:

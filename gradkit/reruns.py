@@ -6,8 +6,8 @@ another one they are prepared anew, from the request.
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from gradkit.contracts import Source
 from gradkit.engine import compilation, programs
 from gradkit.engine import group as groups
 from gradkit.engine.group import Course
-from gradkit.engine.holdings import Holding, take_up
+from gradkit.engine.holdings import Holding, Seal, check_seal, check_traced, take_up
 from gradkit.engine.interrupts import listening
 from gradkit.engine.plan import Plan
 from gradkit.requests import Request
@@ -40,41 +40,56 @@ class Reruns:
         plan: Its layout.
         courses: What each member did.
         holdings: The programs, in the process of the sweep.
+        seals: Where it was sent, what tells whether its programs and data are still those.
+        sealed_by: The jax that traced them, and for which kind of device.
     """
 
     request: Request
     plan: Plan
     courses: tuple[Course, ...]
     holdings: tuple[Holding, ...] = ()
+    seals: tuple[Seal, ...] = ()
+    sealed_by: tuple[str, str] = ("", "")
 
     def __call__(self, member: int, *, is_alone: bool) -> Fit:
         """Run a member in the chunk shapes and lanes it had, or alone and to its last step."""
         _check_complete(self.request)
         started = time.perf_counter()
         with settings.without_mesh(), compilation.persistent(), listening() as is_interrupted:
-            holdings = self.holdings or requests.prepare(self.request).holdings
-            holding, index = next(_homes(holdings, member))
+            holding, index = self._home(member)
             _check_replayable(holding.run.source)
             run = take_up(holding)
             course = groups.lone_course(run, index) if is_alone else self.courses[member]
             plan = groups.lone_plan() if is_alone else _here(self.plan)
             given, remedy = checks.Described("none"), "sweep.refit(member) makes all its steps."
             checks.require(course.end > 0, "member", "have made steps that can be repeated", given, remedy)
-            with programs.repeating():
+            with programs.repeating(functools.cache(functools.partial(check_traced, run))):
                 ledger = groups.replay(run, plan, index, course, is_interrupted)
         result = from_ledger(ledger, 0, time.perf_counter() - started)
         return replace(result, params=on_device(result.params), state=on_device(result.state))
 
+    def _home(self, member: int) -> tuple[Holding, int]:
+        """The program of a member, and its place there; what was made anew is to be what ran."""
+        holdings = self.holdings or requests.prepare(self.request).holdings
+        for number, holding in enumerate(holdings):
+            places = np.flatnonzero(np.asarray(holding.run.members.positions) == member)
+            if places.size == 0 or (self.seals and number >= len(self.seals)):
+                continue
+            if self.seals:
+                check_seal(holding, self.seals[number], is_same_jax=self.sealed_by == _jax_here())
+            return holding, int(places[0])
+        checks.refuse("sweep", "be run again by the functions that it ran", checks.Described(
+            "functions that make other programs by now"), "Undo the edit, or sweep again.")  # fmt: skip
+
     def __getstate__(self) -> dict[str, Any]:
-        """What is pickled: not the programs, which are of this process."""
-        return {"request": _sent(self.request), "plan": self.plan, "courses": self.courses, "holdings": ()}
+        """What is pickled: not the programs, which are of this process, but what tells them from others."""
+        own = {"seals": tuple(holding.seal for holding in self.holdings), "sealed_by": _jax_here()} if self.holdings else {}
+        return self.__dict__ | own | {"request": _sent(self.request), "holdings": ()}
 
 
-def _homes(holdings: Sequence[Holding], member: int) -> Iterator[tuple[Holding, int]]:
-    """The program of a member, and its place there."""
-    for holding in holdings:
-        places = np.flatnonzero(np.asarray(holding.run.members.positions) == member)
-        yield from ((holding, int(place)) for place in places)
+def _jax_here() -> tuple[str, str]:
+    """On what it depends how a program is written."""
+    return jax.__version__, jax.default_backend()
 
 
 def _sent(request: Request) -> Request:

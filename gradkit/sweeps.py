@@ -46,8 +46,9 @@ def sweep(
 
     Numeric axes are traced: a second sweep with other values, equal shapes and the same ``make`` compiles nothing. Programs are
     kept by what ``make`` reads, its own code and that of your functions, globals and objects it reaches: an edit there makes a
-    new program; code of installed packages is taken not to change. ``static`` axes, strings, callables and ``batch_size`` split
-    the sweep into groups, one program each; members that differ in ``steps`` share one. See :mod:`gradkit.engine.programs`.
+    new program; code of installed packages is taken not to change. Where they read a file, a clock or a generator that all share
+    (``np.random.randn``), each sweep compiles anew. ``static`` axes, strings, callables and ``batch_size`` split the sweep into
+    groups, one program each; members that differ in ``steps`` share one. See :mod:`gradkit.engine.programs`.
 
     Args:
         make: ``Hyper -> Descent``; called while tracing. The hyper-parameters are attributes: ``h.learning_rate``.
@@ -193,7 +194,7 @@ def _run(request: Request, prepared: Prepared, settled: Plan, progress, started)
     own = {position: from_ledger(run.ledger, member, seconds) for position, (run, member) in homes.items()}
     run_by = prepared.found.run_by
     fits = tuple(own[position] for position in run_by)
-    notes = [*judging.unlike_losses(space, prepared), *prepared.found.note()]
+    notes = [*judging.unlike_losses(space, prepared), *judging.unlike_traces(prepared), *prepared.found.note()]
     notes += [note for run in runs for note in (run.source.note(), *run.ledger.notes) if note]
     kept = settings.kept()
     courses = tuple(groups.course(*homes[run_by[member]]) for member in range(len(space)))

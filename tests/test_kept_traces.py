@@ -2,12 +2,18 @@
 
 import collections
 import contextvars
+import datetime
+import functools
 import importlib
+import json
 import operator
 import os
+import pathlib
+import pickle
 import random
 import sys
 import threading
+import time
 import types
 
 import jax
@@ -20,8 +26,10 @@ from test_edits import first_loss, towards
 from test_sweeps import compilations
 
 import gradkit as gk
+from gradkit.engine.fingerprints import fingerprint
 
 X = jnp.ones(4)
+ONE = {"steps": 1, "progress": False}
 FACTOR = 1.0
 
 
@@ -207,6 +215,106 @@ def test_what_hides_what_it_holds_may_be_edited(edited, monkeypatch):
     assert first_loss(make) == 9.0
     edit()
     assert first_loss(make) == 25.0
+
+
+PATH = pathlib.Path("anywhere")
+
+
+def imports_inside():
+    """A module under another name."""
+    import numpy as other
+
+    return other.load(PATH)
+
+
+def imports_from_inside():
+    """A function in a module in a module."""
+    from numpy import random as other
+
+    return [other.randn() for _ in range(2)]  # noqa: NPY002
+
+
+OUTSIDE = {
+    "np.load": lambda: np.load(PATH),
+    "np.loadtxt": lambda: np.loadtxt(PATH),
+    "np.memmap": lambda: np.memmap(PATH),
+    "np.random": lambda: np.random.randn(),  # noqa: NPY002
+    "a generator without a seed": lambda: np.random.default_rng().normal(),
+    "random": lambda: random.gauss(0, 1),
+    "open": lambda: open(PATH).read(),  # noqa: SIM115
+    "os.open": lambda: os.open(PATH, 0),
+    "a method of a path": lambda: PATH.open().read(),
+    "read_text": lambda: PATH.read_text(),
+    "pickle.load": lambda: pickle.load(PATH.open()),
+    "json.load": lambda: json.load(PATH),
+    "pd.read_csv": lambda: pd.read_csv(PATH),
+    "time.time": lambda: time.time(),
+    "a date": lambda: datetime.datetime.now(),
+    "a partial": functools.partial(np.load, PATH),
+    "an import": imports_inside,
+    "an import from": imports_from_inside,
+}
+INSIDE = {
+    "jax.random beside numpy": lambda: jax.random.normal(jax.random.key(0)) + np.float32(1),
+    "a generator with a seed": lambda: np.random.default_rng(0).normal(),
+    "an attribute named open": lambda prices: prices.open - prices.load,
+    "a path": lambda: os.path.join("a", "b"),
+    "json.loads": lambda: json.loads("1"),
+}
+
+
+@pytest.mark.parametrize(("name", "is_clear"), [(name, False) for name in OUTSIDE] + [(name, True) for name in INSIDE])
+def test_what_is_read_from_outside_is_in_no_key(name, is_clear):
+    assert fingerprint((OUTSIDE | INSIDE)[name]).is_clear == is_clear
+
+
+def test_files_and_generators_that_all_share_are_read_anew(tmp_path):
+    path = tmp_path / "number.npy"
+    text = path.with_suffix(".txt")
+    reads = [lambda: np.load(path), lambda: np.random.randn(), lambda: float(text.read_text())]  # noqa: NPY002
+    seen = []
+    for number in (3, 5):
+        np.save(path, np.float32(number))
+        text.write_text(str(number))
+        np.random.seed(number)  # noqa: NPY002
+        fits = [gk.fit(gk.descent(lambda w, b: w, lambda key, r=r: jnp.float32(r()), optax.sgd(0.1)), X, **ONE) for r in reads]
+        seen.append([*(fit.history["loss"][0] for fit in fits), first_loss(towards(reads[0]))])
+        seen[-1].append(round(float(gk.minimize(lambda w: (w - reads[2]()) ** 2, 0.0).params)))
+    assert [each[:1] + each[2:] for each in seen] == [[3.0, 3.0, 9.0, 3], [5.0, 5.0, 25.0, 5]]
+    assert seen[0][1] != seen[1][1]
+
+
+def drawing(draw):
+    """A make whose start is drawn from no key, for two optimizers."""
+    kinds = {"sgd": optax.sgd, "adam": optax.adam}
+    return lambda h: gk.descent(lambda w, b: w, lambda key: jnp.float32(draw()), kinds[h.opt](h.lr))
+
+
+GENERATOR = np.random.default_rng(0)
+DRAWS = {"of its own": lambda: GENERATOR.normal(), "shared": lambda: np.random.randn()}  # noqa: NPY002
+
+
+@pytest.mark.parametrize("way", DRAWS)
+def test_numbers_that_are_drawn_from_no_key_are_told_and_no_refit_takes_others(way):
+    sweep = gk.sweep(drawing(DRAWS[way]), X, gk.grid(opt=["sgd", "adam"], lr=[0.1, 0.2]), plan=gk.Plan(width=2), **ONE)
+    [note] = sweep.notes
+    assert note.startswith("make, init or the loss gives other numbers each time it is traced")
+    assert sweep.replay(0).params == sweep.params(0)  # it is still compiled
+    with pytest.raises(ValueError, match="`sweep` must be run again by the functions that it ran, got functions that are traced"):
+        sweep.refit(0)
+
+
+def test_what_is_read_from_a_file_is_repeated_until_that_is_another(tmp_path):
+    path = tmp_path / "number.npy"
+    np.save(path, np.float32(3))
+    sweep = gk.sweep(drawing(lambda: np.load(path)), X, gk.grid(opt=["sgd"], lr=[0.1, 0.2]), plan=gk.Plan(width=2), **ONE)
+    assert not sweep.notes
+    assert sweep.refit(1).history["loss"][0] == 3.0
+    np.save(path, np.float32(5))
+    jax.clear_caches()
+    for again in (sweep.replay, sweep.refit):
+        with pytest.raises(ValueError, match="got functions that are traced to another program by now"):
+            again(0)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.int64, np.float32])

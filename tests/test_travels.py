@@ -166,6 +166,73 @@ def test_an_iterator_does_not_travel():
         other.replay(1)
 
 
+OF_A_USER = """
+import jax, jax.numpy as jnp, numpy as np, optax, gradkit as gk
+target, start, seen = 3.0, np.ones(2), 2.0
+def loss(w, batch): return ((w - target * batch) ** 2).mean()
+def make(h): return gk.descent(loss, lambda key: jnp.asarray(start).sum(), optax.sgd(h.lr))
+def evaluate(w, batch): return {"told": w * seen}
+def draw(key): return jax.random.normal(key, (8,)) + target
+def batches(first): return (np.full(8, target, np.float32) for _ in range(first, 9))
+def still(h): return gk.descent(lambda w, batch: ((w - batch) ** 2).mean(), jnp.zeros(()), optax.sgd(h.lr))
+"""
+
+
+@pytest.fixture
+def module(monkeypatch):
+    """What a user defines and edits."""
+    own = types.ModuleType("of_a_user")
+    monkeypatch.setitem(sys.modules, "of_a_user", own)
+    exec(OF_A_USER, vars(own))
+    return own
+
+
+PROGRAM, DATA_THEN = "`sweep` must be run again by the functions that it ran, got functions that", "`data` must be what the sweep"
+EDITS = {
+    "a global of the loss": ({"target": 5.0}, PROGRAM),
+    "a constant of init": ({"start": np.array([1.0, 2.0])}, PROGRAM),
+    "what evaluates": ({"seen": 3.0}, PROGRAM),
+    "what draws": ({"target": 5.0}, PROGRAM),
+    "a stream": ({"target": 5.0}, f"{DATA_THEN} ran on, got a stream that begins with another batch"),
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_what_was_edited_since_is_refused_where_a_sweep_arrives(module, name):
+    edit, message = EDITS[name]
+    data = {"what draws": gk.drawn(module.draw), "a stream": gk.stream(module.batches)}.get(name, np.ones(8, np.float32))
+    make = module.make if isinstance(data, np.ndarray) else module.still
+    own = {"validation": np.ones(8, np.float32), "evaluate": module.evaluate, "batch_size": None, "steps": 2}
+    local = run(make, data, gk.grid(lr=[0.1, 0.2]), **own)
+    before, kept = {name: getattr(module, name) for name in edit}, pickle.dumps(local)
+    vars(module).update(edit)
+    for sent in (kept, pickle.dumps(pickle.loads(kept))):
+        for call in (pickle.loads(sent).replay, pickle.loads(sent).refit):
+            with pytest.raises(ValueError, match=message):
+                call(0)
+    vars(module).update(before)
+    assert same_bits([again(local).replay(1).params, again(local).refit(1).params], [local[1].params, local.refit(1).params])
+
+
+@pytest.mark.parametrize("name", ["data", "validation"])
+def test_arrays_that_were_changed_before_a_sweep_was_sent_are_refused_where_it_arrives(module, name):
+    arrays = {"data": np.ones(8, np.float32), "validation": np.ones(8, np.float32)}
+    local = run(module.make, space=gk.grid(lr=[0.1]), width=1, batch_size=None, **arrays)
+    arrays[name][:] = 0
+    with pytest.raises(ValueError, match=f"`{name}` must be what the sweep ran on, got arrays that were changed in place since"):
+        again(local).replay(0)
+
+
+def test_a_sweep_from_another_jax_is_not_held_to_how_that_writes_programs(module):
+    local = again(run(module.make, np.ones(8, np.float32), gk.grid(lr=[0.1, 0.2]), batch_size=None))
+    seal = local.rerun.seals[0]._replace(program="in other words")
+    here = replace(local.rerun, seals=(seal,))
+    with pytest.raises(ValueError, match=PROGRAM):
+        replace(local, rerun=here).refit(0)
+    there = replace(here, sealed_by=("0.0", "cpu"))
+    assert same_bits(replace(local, rerun=there).refit(0).params, local.refit(0).params)
+
+
 def test_a_plan_arrives_with_its_devices_or_with_the_names_of_those_that_are_not_there(sweep):
     plan = sweep.plan
     assert again(plan) == copy.copy(plan) == copy.deepcopy(plan) == plan

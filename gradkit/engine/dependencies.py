@@ -5,14 +5,15 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr
 
-from gradkit import flows
+from gradkit import flows, trees
 from gradkit.engine.segment import Lanes
 from gradkit.losses import watched
 from gradkit.losses.calls import Call
@@ -75,6 +76,25 @@ def _code_of(loss: Any) -> Any:
 def digest(text: str) -> str:
     """Of a program as it prints, but for addresses, which change from process to process."""
     return hashlib.sha256(ADDRESS.sub("", text).encode()).hexdigest()
+
+
+def identity(programs: Iterable[ClosedJaxpr]) -> str:
+    """Of programs as they print, and of the values of their constants: equal in every process of one version of jax."""
+    told = [(str(program), [_checksum(each) for each in constants(program)]) for program in programs]
+    return digest(repr(told))
+
+
+def constants(program: ClosedJaxpr) -> list[Any]:
+    """The constants in a program and the programs it calls."""
+    parts = (part for equation in program.jaxpr.eqns for value in equation.params.values() for part in jax.tree.leaves(value))
+    return [*program.consts, *(each for part in parts if isinstance(part, ClosedJaxpr) for each in constants(part))]
+
+
+def _checksum(constant: Any) -> tuple:
+    if not hasattr(constant, "dtype"):
+        return (repr(constant),)
+    values = np.asarray(jax.random.key_data(constant) if trees.is_key(constant) else constant)
+    return str(constant.dtype), values.shape, zlib.crc32(np.ascontiguousarray(values).reshape(-1).view(np.uint8))
 
 
 def is_used(name: str, program: ClosedJaxpr, arguments: tuple) -> bool:

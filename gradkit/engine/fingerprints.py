@@ -3,7 +3,8 @@
 Two keys are equal if code, closures, defaults, globals, attributes and the contents of containers and objects are, however
 deep, so that a program compiled for the one serves for the other. What a library's code reads itself is taken not to
 change; its closures and arguments are looked at. Arrays of jax, which cannot change, count by identity and are not kept alive;
-arrays of NumPy count by their bytes. Where something cannot be looked into, the key equals nothing but itself.
+arrays of NumPy count by their bytes. Where something cannot be looked into, or a file, a clock or a shared generator is read,
+the key equals nothing but itself.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ from __future__ import annotations
 import importlib.util
 import sys
 import types
+import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
 import numpy as np
 
 from gradkit.engine import visitors
+from gradkit.engine.outside import any_outside
 from gradkit.engine.reads import Reads
 
 MOST = 50_000  # tokens, about two for an object: what reaches more is not seen through
@@ -118,7 +122,7 @@ class _Walk:
         """Look at the globals that a function of the user's names, and at the modules that it imports itself."""
         namespace = function.__globals__
         self.names |= dict.fromkeys(reads.attributes)
-        self.is_clear &= not reads.is_dynamic
+        self.is_clear &= not (reads.is_dynamic or any_outside(function, reads))
         self.has_any_name |= not ANY_NAME.isdisjoint((*reads.globals, *reads.attributes))
         for name in reads.globals:
             if name in namespace:
@@ -136,3 +140,22 @@ def _imported(name: str, level: int, namespace: dict) -> Iterable[types.ModuleTy
     parts = name.split(".")
     paths = (".".join(parts[: count + 1]) for count in range(len(parts)))
     return [sys.modules[path] for path in paths if path in sys.modules]
+
+
+_digests: dict[int, tuple[weakref.ref, bytes]] = {}  # of arrays, by id
+
+
+def forget_changed(arrays: Iterable[tuple[np.ndarray, bytes]]):
+    """Let jax forget what it made of an array that was changed in place.
+
+    An array of a type that it converts (float64, int64) it converts once, and as long as any program holds what came out, it
+    takes that for the array.
+    """
+    for array, digest in arrays:
+        if jax.dtypes.canonicalize_dtype(array.dtype) == array.dtype:
+            continue
+        number = id(array)
+        reference, before = _digests.get(number, (lambda: None, digest))
+        if reference() is array and before != digest:
+            jax.clear_caches()
+        _digests[number] = weakref.ref(array, lambda _, number=number: _digests.pop(number, None)), digest

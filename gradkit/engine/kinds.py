@@ -7,6 +7,7 @@ import decimal
 import functools
 import re
 import types
+import weakref
 from typing import Any
 
 HEAP_TYPE = 1 << 9  # the flag of classes that are written in Python, and of some that are not
@@ -49,3 +50,24 @@ def is_wrapper(kind: type) -> bool:
     """Whether a class is that of functions under ``jax.jit`` or with a cache."""
     is_known = kind.__module__.split(".")[0] in ("jax", "jaxlib", "functools")
     return is_known and (hasattr(kind, "clear_cache") or hasattr(kind, "cache_clear"))
+
+
+class Same:
+    """An object by identity, without keeping it alive where that can be helped; equal to nothing once it is gone."""
+
+    __slots__ = ("_number", "_object")
+
+    def __init__(self, thing: Any):
+        self._number = id(thing)
+        try:
+            self._object = weakref.ref(thing)
+        except TypeError:
+            self._object = lambda: thing
+
+    def __eq__(self, other):
+        if self is other:
+            return True
+        return isinstance(other, Same) and self._number == other._number and self._object() is other._object() is not None
+
+    def __hash__(self):
+        return self._number

@@ -12,12 +12,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr
 
 from gradkit import checks, decompositions, flows, settings, trees
 from gradkit.contracts import Descent, Rule
 from gradkit.engine import dependencies, programs
-from gradkit.engine.dependencies import Judged, digest, is_used
+from gradkit.engine.dependencies import Judged, digest, identity, is_used
 from gradkit.engine.outputs import check_metrics, check_step
 from gradkit.engine.programs import Program
 from gradkit.engine.segment import Lanes, descent_of
@@ -37,6 +36,8 @@ class Outline(NamedTuple):
             parameters.
         is_keyed: Whether the key matters.
         digest, largest: Of the step: a digest, and the bytes of the largest value that it makes on its way.
+        identity: Of all that was traced: a digest, the constants included.
+        traced_with: The shapes that it was traced with: lane, batch, data, validation.
         rule: What the targets must be, if the loss says.
         is_weight_lost: Whether an objective was called with a batch of weights that the loss put together itself.
         is_loop_only: Whether steps side by side may wait for each other for ever: see :mod:`gradkit.decompositions`.
@@ -53,6 +54,8 @@ class Outline(NamedTuple):
     is_keyed: bool
     digest: str
     largest: int
+    identity: str
+    traced_with: tuple
     rule: Rule | None
     is_weight_lost: bool
     is_loop_only: bool
@@ -112,6 +115,13 @@ def _outline(program: Program, leaves, structure) -> Outline:
     if constants > programs.LIGHT_BYTES:
         programs.let_go_with_make(program)
     return found
+
+
+def identity_now(program: Program, then: Outline) -> str:
+    """That of a program traced anew, as it was for an outline."""
+    with programs.tracing(programs.recall(program).kept, program.is_ordered):
+        found, _ = _traced(program, *then.traced_with)
+    return found.identity
 
 
 def _traced(program: Program, lane, batch, data, validation) -> tuple[Outline, int]:
@@ -179,7 +189,9 @@ def _traced(program: Program, lane, batch, data, validation) -> tuple[Outline, i
         of_training = of_training._replace(losses=dependencies.losses_of(calls))
         of_evaluation = Judged() if validation is None else dependencies.of_evaluation(make, read, lane, validation)
     largest, rule = _largest(step_program.jaxpr), _rule_of(make, read, lane, batch)
-    constants = {id(part): part for whole in (first_program, step_program, read_program) for part in _constants(whole)}
+    constants = {
+        id(part): part for whole in (first_program, step_program, read_program) for part in dependencies.constants(whole)
+    }
     num_bytes = trees.num_bytes([part for part in constants.values() if hasattr(part, "dtype")])
     uses = frozenset(name for name in lane.hyper if any(is_used(name, *program) for program in told))
     is_loop_only = any(decompositions.may_wait_for_each_other(traced) for traced, _ in told[1:])
@@ -195,6 +207,8 @@ def _traced(program: Program, lane, batch, data, validation) -> tuple[Outline, i
         is_keyed,
         digest(str(step_program)),
         largest,
+        identity(traced for traced, _ in told),
+        (lane, batch, data, validation),
         rule,
         is_weight_lost,
         is_loop_only,
@@ -220,12 +234,6 @@ def _largest(jaxpr) -> int:
     parts = (part for equation in jaxpr.eqns for value in equation.params.values() for part in jax.tree.leaves(value))
     inner = (part.jaxpr if hasattr(part, "jaxpr") else part for part in parts)
     return max([*own, *(_largest(part) for part in inner if hasattr(part, "eqns"))], default=0)
-
-
-def _constants(program: ClosedJaxpr) -> list[Any]:
-    """The constants in a program and the programs it calls."""
-    parts = (part for equation in program.jaxpr.eqns for value in equation.params.values() for part in jax.tree.leaves(value))
-    return [*program.consts, *(each for part in parts if isinstance(part, ClosedJaxpr) for each in _constants(part))]
 
 
 def _needs_a_value(error: Exception) -> bool:

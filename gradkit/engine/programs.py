@@ -20,17 +20,16 @@ import itertools
 import threading
 import types
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from gradkit import checks
 from gradkit.contracts import Descent, Hyper
-from gradkit.engine.fingerprints import fingerprint
+from gradkit.engine.fingerprints import fingerprint, forget_changed
 
 MOST_KEPT = 128
 LIGHT_BYTES = 2**20
@@ -39,7 +38,7 @@ LIGHT_BYTES = 2**20
 # then. It takes only traces of the same context: after an edit it makes another one, after going back it finds the first.
 _edition = jax.make_user_context(None)
 _numbers = itertools.count()
-_is_repeat = contextvars.ContextVar("is_repeat", default=False)
+_check_opaque = contextvars.ContextVar("check_opaque", default=None)  # set while a run is repeated
 
 
 class Static:
@@ -88,10 +87,11 @@ class Kept:
         traced: The last of them that was brought; it is what a program is traced from.
         anchor: The life of its ``make``, if this is to go with it.
         number: Its edition, under which all of it is traced.
+        is_opaque: Whether something that it was traced from cannot be seen through, so that no key finds it again.
     """
 
-    def __init__(self):
-        self.number = next(_numbers)
+    def __init__(self, *, is_opaque: bool = False):
+        self.number, self.is_opaque = next(_numbers), is_opaque
         self.traced: Callable[[], Traced | None] = lambda: None
         self.anchor: Any = None
         self._values: dict[Any, Any] = {}
@@ -167,8 +167,8 @@ def program(make, static: dict[str, Any], split: dict[str, Any], batch, evaluate
     """The program of what is to be traced, of a single lane. What was kept of an equal one comes with it."""
     traced = Traced(make, dict(static), batch, evaluate)
     found = _fingerprint(traced, is_ordered)
-    _forget_changed(found.arrays)
-    kept = _shelf.find(found.tokens) if found.is_clear else Kept()
+    forget_changed(found.arrays)
+    kept = _shelf.find(found.tokens) if found.is_clear else Kept(is_opaque=True)
     if found.is_clear:
         _shelf.present[traced] = kept, is_ordered
     return recall(Program(traced, kept, is_ordered, Static(split), 1, None))
@@ -177,25 +177,6 @@ def program(make, static: dict[str, Any], split: dict[str, Any], batch, evaluate
 def begin():
     """Before the programs of a run are asked for."""
     _shelf.present.clear()
-
-
-_digests: dict[int, tuple[weakref.ref, bytes]] = {}  # of arrays, by id
-
-
-def _forget_changed(arrays: Iterable[tuple[np.ndarray, bytes]]):
-    """Let jax forget what it made of an array that was changed in place.
-
-    An array of a type that it converts (float64, int64) it converts once, and as long as any program holds what came out, it
-    takes that for the array.
-    """
-    for array, digest in arrays:
-        if jax.dtypes.canonicalize_dtype(array.dtype) == array.dtype:
-            continue
-        number = id(array)
-        reference, before = _digests.get(number, (lambda: None, digest))
-        if reference() is array and before != digest:
-            jax.clear_caches()
-        _digests[number] = weakref.ref(array, lambda _, number=number: _digests.pop(number, None)), digest
 
 
 def recall(program: Program) -> Program:
@@ -211,13 +192,13 @@ def _fingerprint(traced: Traced, is_ordered: bool):
 
 
 @contextlib.contextmanager
-def repeating() -> Iterator[None]:
-    """Whatever is traced inside is to be what was traced before, or is refused."""
-    token = _is_repeat.set(True)
+def repeating(check_opaque: Callable[[], Any] | None) -> Iterator[None]:
+    """Whatever is traced inside is to be what was traced before, or is refused; ``check_opaque`` does so where no key can."""
+    token = _check_opaque.set(check_opaque)
     try:
         yield
     finally:
-        _is_repeat.reset(token)
+        _check_opaque.reset(token)
 
 
 @contextlib.contextmanager
@@ -226,10 +207,14 @@ def tracing(kept: Kept, is_ordered: bool) -> Iterator[Traced]:
     traced = kept.traced()
     before = _fingerprint(traced, is_ordered)
     is_known = before.is_clear and _shelf.knows(before.tokens, kept)
-    if _is_repeat.get() and before.is_clear:
-        given = checks.Described("functions that read something else by now")
-        remedy = "Undo the edit, or sweep again. What is still compiled is replayed as it was, whatever was edited."
-        checks.require(is_known, "sweep", "be run again by the functions that it ran", given, remedy)
+    if (check_opaque := _check_opaque.get()) is not None:
+        if before.is_clear and not kept.is_opaque:
+            given = checks.Described("functions that read something else by now")
+            remedy = "Undo the edit, or sweep again. What is still compiled is replayed as it was, whatever was edited."
+            checks.require(is_known, "sweep", "be run again by the functions that it ran", given, remedy)
+        else:
+            with repeating(None):
+                check_opaque()
     with _edition(kept.number):
         yield traced
     if not is_known:
@@ -292,7 +277,7 @@ class Keyed(NamedTuple):
 def keyed(*functions: Any) -> Iterator[Keyed]:
     """The key of functions, to trace them within; what that changes itself is no edit, as in :func:`tracing`."""
     before = fingerprint(functions)
-    _forget_changed(before.arrays)
+    forget_changed(before.arrays)
     kept = _shelf.find(before.tokens) if before.is_clear else Kept()
     with _edition(kept.number):
         yield Keyed(kept, functions)

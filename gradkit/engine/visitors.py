@@ -19,7 +19,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from gradkit.engine.kinds import IMMUTABLE, OF_CLASSES, hides_nothing, is_wrapper, slots_of
+from gradkit.engine.kinds import IMMUTABLE, OF_CLASSES, Same, hides_nothing, is_wrapper, slots_of
+from gradkit.engine.outside import reads_outside
 from gradkit.engine.reads import is_installed, is_library, reads_of
 
 EMPTY, MISSING = "<empty>", "<missing>"
@@ -29,27 +30,6 @@ DESCRIPTORS = (
 )  # fmt: skip
 FIELD = type(collections.namedtuple("Point", "x").x)  # what gets the field of a named tuple
 LOCKS = (type(threading.Lock()), type(threading.RLock()))
-
-
-class Same:
-    """An object by identity, without keeping it alive where that can be helped; equal to nothing once it is gone."""
-
-    __slots__ = ("_number", "_object")
-
-    def __init__(self, thing: Any):
-        self._number = id(thing)
-        try:
-            self._object = weakref.ref(thing)
-        except TypeError:
-            self._object = lambda: thing
-
-    def __eq__(self, other):
-        if self is other:
-            return True
-        return isinstance(other, Same) and self._number == other._number and self._object() is other._object() is not None
-
-    def __hash__(self):
-        return self._number
 
 
 @functools.lru_cache(maxsize=4096)
@@ -78,6 +58,8 @@ def _visit_function(walk: Any, function: types.FunctionType):
         walk.visit(os.environ)
     if not is_library(function.__globals__) and not is_installed(function.__code__.co_filename):
         walk.visit_globals(function, walk.reads)
+    elif reads_outside(function):
+        walk.is_clear = False
     walk.reads = before
 
 
@@ -113,6 +95,7 @@ def _visit_class(walk: Any, kind: type):
     walk.visit(type(kind))
     module = sys.modules.get(kind.__module__)
     if module is not None and is_library(vars(module)):
+        walk.is_clear &= not reads_outside(kind)
         return
     walk.visit_all(kind.__bases__)
     for name, value in list(vars(kind).items()):
@@ -128,6 +111,7 @@ def _visit_partial(walk: Any, partial: functools.partial):
 
 def _visit_builtin(walk: Any, function: types.BuiltinFunctionType):
     walk.tokens += (types.BuiltinFunctionType, function.__qualname__)
+    walk.is_clear &= not reads_outside(function)
     if not isinstance(function.__self__, types.ModuleType):
         walk.visit(function.__self__)
     else:

@@ -179,8 +179,8 @@ class Sweep:
         """Run a member again in the chunk shape and lane it had: the same bits, and this time with its final state.
 
         jax's settings (64-bit types, the precision of matrix products...) are those of the sweep, whatever is set by now. A sweep
-        that was sent to another process replays there too, if all it was made of is found: ``make`` and other functions in a
-        module that can be imported, devices of the same kind.
+        that was sent replays in another process too, if ``make`` and other functions are found in a module there, and devices
+        of the same kind; data and programs must be those that ran (programs are compared under one version of jax only).
 
         What is still compiled is run as it is; where something must be traced anew, ``make`` and what it calls must be what
         they were. A member that was stopped (Ctrl-C) ends where it was stopped.
