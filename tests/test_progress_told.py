@@ -141,6 +141,21 @@ def test_no_more_is_grown_and_nothing_said_where_steps_add_for_ever():
     assert np.isnan(fit.end_loss) and fit.has_moved and fit.remarks == ()
 
 
+def test_trees_that_end_worse_than_they_began_say_so_but_not_if_those_are_dropped():
+    data = gk.boosting.Examples(gk.boosting.bin(np.arange(64.0)[:, None]), np.arange(64.0), fold=np.arange(64) % 4)
+
+    def grown(rate, every=1, **fold):
+        booster = gk.boosting.descent(gk.losses.squared, learning_rate=rate, depth=2, l2=0.0, **fold)
+        return gk.fit(booster, data, steps=9, history_every=every, **QUIET)
+
+    for every in (1, 100):
+        climbing = grown(2.5, every)
+        assert climbing.status == gk.Status.FINISHED and climbing.remarks == ("it ended worse than it began",)
+        assert grown(0.3, every).remarks == ()
+    assert grown(1e-9).remarks == ()
+    assert "it ended worse than it began" not in grown(2.5, fold=0, patience=9).remarks
+
+
 def test_trees_are_judged_by_the_loss_that_their_first_step_saw():
     data = (gk.boosting.bin(np.arange(64.0)[:, None]), np.arange(64.0))
     make = lambda h: gk.boosting.descent(gk.losses.squared, learning_rate=h.rate, depth=2)  # noqa: E731

@@ -52,7 +52,10 @@ class Slopes(NamedTuple):
 
 
 class Growth(NamedTuple):
-    """A tree whose leaves have no values yet, the leaf of each example (n,), and the bounds of the leaves' values."""
+    """A tree whose leaves have no values yet, the leaf of each example (n,), and the bounds of the leaves' weights.
+
+    Those are weights by which splits are judged; without curvature they are mean slopes, whose bounds are none of the values.
+    """
 
     tree: Tree
     leaf: jax.Array

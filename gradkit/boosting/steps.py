@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from gradkit import checks
-from gradkit.boosting import intercepts, leaves, native, packing, prediction, sampling, sharding
+from gradkit.boosting import intercepts, leaves, native, orderings, packing, prediction, sampling, sharding
 from gradkit.boosting.curvatures import Local
-from gradkit.boosting.growing import Shape, Slopes, Tree, grow
+from gradkit.boosting.growing import Growth, Shape, Slopes, Tree, grow
 from gradkit.boosting.prediction import Ensemble, predict
 from gradkit.boosting.problems import Problem, Settings, pose, scores_of, shape_of
 from gradkit.boosting.splits import Penalties
@@ -115,11 +115,27 @@ def _fit_tree(settings: Settings, problem: Problem, state: BoostingState, local:
     gradient = local.gradient if problem.derivatives.has_curvature else _in_one_unit(local.gradient, weights)
     slopes = Slopes(*(part.astype(jnp.float32) for part in (gradient, local.curvature, weights)))
     shape, penalties = shape_of(settings, binned), Penalties(*(jnp.asarray(each, jnp.float32) for each in problem.penalties))
-    grown = _grower(settings, shape)(binned.codes, slopes, shape, penalties, allowed=allowed)
+    grown = _grower(settings, shape)(binned.codes, slopes, shape, _for_splits(penalties, problem), allowed=allowed)
     rows = leaves.Rows(state.scores, problem.targets, weights, grown.leaf, 2**settings.depth)
-    value = leaves.solve(rows, problem.derivatives, penalties, local=local, bounds=grown.bounds, steps=settings.newton_steps)
+    value = _values(settings, problem, rows, penalties, grown, local)
     shrunk = _rounded((_rate(settings, state.count) * value).astype(jnp.float32), state.count)
     return grown.tree._replace(value=shrunk), grown.leaf
+
+
+def _for_splits(penalties: Penalties, problem: Problem) -> Penalties:
+    """Without curvature, splits are judged by mean slopes, against which a limit in the units of values says nothing."""
+    return penalties if problem.derivatives.has_curvature else penalties._replace(max_delta_step=jnp.float32(jnp.inf))
+
+
+def _values(
+    settings: Settings, problem: Problem, rows: leaves.Rows, penalties: Penalties, grown: Growth, local: Local
+) -> jax.Array:
+    """The weights of the tree's leaves; in order where the tree is to be monotone."""
+    solve = functools.partial(leaves.solve, rows, problem.derivatives, penalties, local=local, steps=settings.newton_steps)
+    if settings.monotone is None or problem.derivatives.has_curvature:
+        return solve(bounds=grown.bounds)
+    [size] = rows.sums(jnp.ones_like(rows.scores))
+    return orderings.monotone(solve(), size, grown.tree, settings.monotone)
 
 
 def _in_one_unit(gradient: jax.Array, weights: jax.Array) -> jax.Array:

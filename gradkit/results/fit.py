@@ -43,7 +43,8 @@ class Fit:
         rung: The rung of a halving, counted from 1, at which the member left: pruned, converged, or found diverged; else 0.
         start_loss, end_loss: The mean loss in training mode before the first step and after the last, both on the same first
             batches, so that they tell progress from the luck of a batch. A loss that draws numbers draws others. The second
-            is infinite where the loss is not a number, and NaN where it was not taken: where steps grow trees, one more is dear.
+            is infinite where the loss is not a number, and NaN where it was not taken: where steps grow trees, one more is dear,
+            and the remarks go by the loss that the last step told.
         num_compared: How many batches these are: as many as hold 256 examples, at most one for 100 steps; the first of a stream.
         has_moved: Whether any parameter differs from its start.
         zero_gradients: The leaves whose gradient, taken at the end on the batch of the first step, is exactly zero. They are only
@@ -115,10 +116,14 @@ class Fit:
             return "the parameters did not move"
         if np.isfinite(self.start_loss) and np.isinf(self.end_loss):
             return "the loss is not finite where it ended"
-        noise = 0.0 if np.isnan(self.noise) else self.noise / np.sqrt(self.num_compared)
+        end, noise = self.end_loss, 0.0 if np.isnan(self.noise) else self.noise / np.sqrt(self.num_compared)
+        if self._keeps_all_trees() and len(self.last_losses):
+            end, noise = self.last_losses[-1], 0.0  # a step that grows a tree tells the loss of all examples
         rounding = ROUNDINGS * float(jnp.finfo(self.history["loss"].dtype).eps) * abs(self.start_loss)
-        is_worse = self.end_loss > self.start_loss + 2 * noise + rounding
-        return "it ended worse than it began" if is_worse else ""
+        return "it ended worse than it began" if end > self.start_loss + 2 * noise + rounding else ""
+
+    def _keeps_all_trees(self) -> bool:
+        return isinstance(self.params, boosting.Ensemble) and bool((np.asarray(self.params.coefficient) > 0).all())
 
     def _zeros(self) -> str:
         few = self.zero_gradients[:SPELLED_OUT]
