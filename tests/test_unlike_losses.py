@@ -139,16 +139,18 @@ def test_static_numbers_in_a_loss_are_told_and_those_of_its_form_are_not(validat
     assert notes(lambda h: gk.descent(decayed, jnp.zeros(h.width), decays(h)), static) == ()
 
 
-def test_static_losses_of_trees_are_told():
+@pytest.mark.few(1)
+@pytest.mark.parametrize("is_validated", [False, True])
+def test_static_losses_of_trees_are_told(is_validated):
     data = gk.boosting.bin(np.arange(20.0)[:, None]), np.arange(20.0, dtype=np.float32)
+    run = {"steps": 1, "validation": data if is_validated else None, "progress": False}
     make = lambda h: gk.boosting.descent(h.loss, learning_rate=0.1, depth=h.depth)  # noqa: E731
     space = gk.grid(loss=[losses.squared, losses.absolute], depth=gk.static([1, 2]))
-    for validation in (None, data):
-        [note] = gk.sweep(make, data, space, steps=2, validation=validation, progress=False).notes
-        assert " reads loss itself, not through the parameters" in note
-        assert note.endswith("Rank by a metric of evaluate=, on validation=")
+    [note] = gk.sweep(make, data, space, **run).notes
+    assert " reads loss itself, not through the parameters" in note
+    assert note.endswith("Rank by a metric of evaluate=, on validation=")
     alike = gk.grid(loss=[losses.squared], depth=gk.static([1, 2]))
-    assert gk.sweep(make, data, alike, steps=2, progress=False).notes == ()
+    assert gk.sweep(make, data, alike, **run).notes == ()
 
 
 def test_what_trees_are_held_out_by_is_told_where_it_differs():
