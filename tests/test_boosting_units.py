@@ -147,6 +147,7 @@ def well(score, target):
     return 1 - jnp.exp(-((score - target) ** 2))
 
 
+@pytest.mark.long
 def test_a_loss_that_is_flat_far_from_all_targets_finds_them():
     targets = np.round(FEATURES[:, 0] * 8) / 8
     near = intercept(well, targets)

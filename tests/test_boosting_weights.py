@@ -143,6 +143,7 @@ def test_the_guilty_example_is_named_wherever_it_is(guilty):
         assert "least" in describe_failure(loss, (BINNED, targets, weights), np.full(N, np.nan))
 
 
+@pytest.mark.long
 def test_a_failed_fit_names_its_example_at_the_intercept_and_later():
     targets = TARGETS.copy()
     targets[11] = 99

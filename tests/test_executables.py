@@ -60,7 +60,9 @@ def test_chunks_in_flight_call_copies_of_their_own_to_the_same_bits(calls, monke
         if {copy for copy, _ in calls} != {0, 1}:
             run(make)
     calls.clear()
-    sweep = run(make)
+    for _ in range(9):  # a chunk may have ended before the next began
+        if {copy for copy, _ in calls} != {0, 1}:
+            sweep = run(make)
     assert {copy for copy, _ in calls} == {0, 1}
     assert not any(is_shared for _, is_shared in calls)
     assert {fit.status for fit in sweep} == {gk.Status.FINISHED, gk.Status.DIVERGED}

@@ -72,6 +72,7 @@ print("equal")
 """
 
 
+@pytest.mark.long
 def test_arrays_may_live_anywhere_and_a_mesh_may_be_set():
     path = os.pathsep.join([str(pathlib.Path(gk.__file__).parents[1]), str(pathlib.Path(__file__).parent)])
     settings = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu", "PYTHONPATH": path}

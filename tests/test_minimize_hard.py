@@ -77,7 +77,7 @@ def test_least_squares_and_many_parameters_have_derivatives_too():
     np.testing.assert_allclose(many(0.5), np.ones(70), rtol=1e-6)
 
 
-@pytest.mark.few(1)
+@pytest.mark.long
 @pytest.mark.parametrize("mode", [jax.jacrev, jax.jacfwd])
 @pytest.mark.parametrize("dtype, decades, rtol", [(np.float64, 4, 1e-7), (np.float32, 2, 1e-3)])
 def test_nor_do_units_of_many_parameters_matter_to_their_derivatives(mode, dtype, decades, rtol):
@@ -90,7 +90,7 @@ def test_nor_do_units_of_many_parameters_matter_to_their_derivatives(mode, dtype
     np.testing.assert_allclose(mode(lambda c: fit(c).params)(dtype(1)), right, rtol=rtol)
 
 
-@pytest.mark.few(1)
+@pytest.mark.long
 @pytest.mark.parametrize("decades, is_solved", [(12, False), (1, True)])
 def test_a_derivative_that_conjugate_gradients_do_not_reach_is_nan(decades, is_solved):
     units = jnp.logspace(0, decades / 2, MOST_WRITTEN + 1)

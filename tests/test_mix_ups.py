@@ -138,6 +138,7 @@ def test_a_lone_fit_takes_one_lane_on_many_accelerators():
     assert settled == gk.Plan(None, 1, (gpu,) * 4, True) and plan.guess(settled, 100, 100) == 25
 
 
+@pytest.mark.long
 def test_forgotten_programs_free_what_they_held():
     alive = []
     for value in range(20):

@@ -141,6 +141,7 @@ def test_no_more_is_grown_and_nothing_said_where_steps_add_for_ever():
     assert np.isnan(fit.end_loss) and fit.has_moved and fit.remarks == ()
 
 
+@pytest.mark.long
 def test_trees_that_end_worse_than_they_began_say_so_but_not_if_those_are_dropped():
     data = gk.boosting.Examples(gk.boosting.bin(np.arange(64.0)[:, None]), np.arange(64.0), fold=np.arange(64) % 4)
 

@@ -107,6 +107,7 @@ def test_a_warm_start_goes_on_from_the_trees_there_are():
         model.set_params(max_iter=9).fit(X, y + 1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("random_state", [None, 3, np.random.RandomState(3)], ids=["none", "seed", "state"])
 def test_a_warm_start_holds_the_same_examples_out(random_state):
     model = gk.sklearn.GradientBoostingRegressor(
@@ -121,6 +122,7 @@ def test_a_warm_start_holds_the_same_examples_out(random_state):
     assert np.array_equal(held[1], held[2]) == (random_state == 3)
 
 
+@pytest.mark.long
 def test_scores_have_a_row_for_each_tree_that_was_grown():
     form = {"max_iter": 40, "max_depth": 3, "learning_rate": 1.0, "early_stopping": True, "n_iter_no_change": 2}
     noise = np.random.default_rng(1).normal(size=200)

@@ -139,7 +139,7 @@ def test_static_numbers_in_a_loss_are_told_and_those_of_its_form_are_not(validat
     assert notes(lambda h: gk.descent(decayed, jnp.zeros(h.width), decays(h)), static) == ()
 
 
-@pytest.mark.few(1)
+@pytest.mark.long
 @pytest.mark.parametrize("is_validated", [False, True])
 def test_static_losses_of_trees_are_told(is_validated):
     data = gk.boosting.bin(np.arange(20.0)[:, None]), np.arange(20.0, dtype=np.float32)

@@ -208,13 +208,13 @@ def _count(number: int, noun: str) -> str:
 def _short(value: Any) -> str:
     """A value of an axis in three digits, or more where these hide how far it is from 1.
 
-    >>> [_short(value) for value in (0.123456, 0.9, 0.9996, 1.0, max)]
-    ['0.123', '0.9', '0.9996', '1', 'max']
+    >>> [_short(value) for value in (0.123456, 0.9, 0.9996, 1.0, 1.077, max)]
+    ['0.123', '0.9', '0.9996', '1', '1.08', 'max']
     """
     if not isinstance(value, float):
         return str(getattr(value, "__name__", value))
     told = (f"{value:.{digits}g}" for digits in range(3, 9))
-    return next((each for each in told if abs(float(each) - value) <= 0.01 * abs(1 - value)), f"{value:.9g}")
+    return next((each for each in told if abs(float(each) - value) <= 0.05 * abs(1 - value)), f"{value:.9g}")
 
 
 def _span(values: tuple) -> str:
