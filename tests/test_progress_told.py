@@ -23,7 +23,7 @@ def loss_of(params, rows):
 
 
 @pytest.mark.parametrize("order", ["shared", "per_seed"])
-@pytest.mark.parametrize(("steps", "count"), [(50, 1), (500, 5)])
+@pytest.mark.parametrize(("steps", "count"), [(50, 1), (1000, 5)])
 def test_start_and_end_are_looked_at_on_the_batches_of_the_first_steps(order, steps, count):
     space = gk.grid(learning_rate=[1e-3, 1e-2], seed=[0, 3])
     sweep = gk.sweep(net, DATA, space, steps=steps, batch_size=8, order=order, plan=gk.Plan(width=3), **QUIET)

@@ -45,7 +45,7 @@ class Fit:
             batches, so that they tell progress from the luck of a batch. A loss that draws numbers draws others. The second
             is infinite where the loss is not a number, and NaN where it was not taken: where steps grow trees, one more is dear,
             and the remarks go by the loss that the last step told.
-        num_compared: How many batches these are: as many as hold 256 examples, at most one for 100 steps; the first of a stream.
+        num_compared: How many batches these are: as many as hold 256 examples, at most one for 200 steps; the first of a stream.
         has_moved: Whether any parameter differs from its start.
         zero_gradients: The leaves whose gradient, taken at the end on the batch of the first step, is exactly zero. They are only
             looked for where a leaf of the parameters never moved, and as far as the descent tells its parts.
