@@ -11,7 +11,7 @@ import jax
 from gradkit.engine.dependencies import Judged
 from gradkit.engine.outline import identity_now
 from gradkit.engine.runs import Run
-from gradkit.questions import VALIDATION_LOSS, Reported, is_loss
+from gradkit.questions import BEST_LOSS, FINAL_LOSS, VALIDATION_LOSS, Reported, is_loss
 from gradkit.requests import Prepared
 from gradkit.results import words
 from gradkit.spaces import Space
@@ -23,7 +23,8 @@ def unlike_losses(space: Space, prepared: Prepared) -> list[str]:
     """Say it where members are judged by losses that are not one and the same."""
     metric, outlines = prepared.question.metric, [run.outline for run in prepared.runs]
     is_evaluated = metric == VALIDATION_LOSS
-    if not is_evaluated and not is_loss(metric):
+    of_training = (FINAL_LOSS, BEST_LOSS, *prepared.reported.step_columns.values())
+    if not is_evaluated and not (is_loss(metric) and metric in of_training):
         return []
     judged = [outline.of_evaluation if is_evaluated else outline.of_training for outline in outlines]
     firsts = [(space[int(run.members.positions[0])], each) for run, each in zip(prepared.runs, judged)]

@@ -143,6 +143,9 @@ def test_seeds_that_share_batches_do_not_show_how_lucky_these_are(axis):
     assert "order='per_seed' shows it" in repr(shared)
     assert "the best value lies inside the range tried" in repr(own)
     assert "order='per_seed'" not in repr(own)
+    folds = gk.grid(**{axis: list(ends), "fold": range(4)})
+    folded = repr(sweep(folds, lambda h: ends[h[axis]], noise=1e-5, has_shared_batches=True, over="fold"))
+    assert "each fold saw the same batches" in folded and "per_seed" not in folded
     far = sweep(space, lambda h: {100: 1.0, 200: 0.5, 400: 0.1}[h[axis]], noise=1e-5, has_shared_batches=True)
     assert "extend it beyond 400" in repr(far)
 

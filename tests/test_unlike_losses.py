@@ -62,6 +62,8 @@ def test_the_remedies_silence_it():
     unjudged = lambda h: gk.descent(by_hand(h.l2), jnp.zeros(()), optax.sgd(0.1))  # noqa: E731
     error = lambda params, batch: {"error": by_hand(0.0)(params, batch)}  # noqa: E731
     assert swept(unjudged, space, evaluate=error, metric="error", goal="min").notes == ()
+    loss = lambda params, batch: {"plain_loss": by_hand(0.0)(params, batch)}  # noqa: E731
+    assert swept(unjudged, space, evaluate=loss, metric="plain_loss").notes == ()
 
 
 def test_the_loss_that_ranks_is_the_one_that_is_told_of():

@@ -5,7 +5,6 @@ A run flows in when it has ended; for a replay it flows out again, its data put 
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ from gradkit import checks, trees
 from gradkit.contracts import Source
 from gradkit.data import check_arrays
 from gradkit.engine import programs
-from gradkit.engine.dependencies import identity
+from gradkit.engine.dependencies import checksum, identity
 from gradkit.engine.outline import identity_now
 from gradkit.engine.runs import Run, shared_tickets
 
@@ -69,11 +68,7 @@ def given(arrays: Any) -> Given:
 def _digest(arrays: Any) -> tuple:
     """Of each array; ``None`` for those of jax."""
     host = [None if isinstance(leaf, jax.Array) else np.asarray(leaf) for leaf in jax.tree.leaves(arrays)]
-    return tuple(None if leaf is None else _checksum(leaf) for leaf in host)
-
-
-def _checksum(leaf: np.ndarray) -> tuple:
-    return leaf.shape, leaf.dtype, zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
+    return tuple(None if leaf is None else checksum(leaf) for leaf in host)
 
 
 def let_go(run: Run, data: Given | None, source: Callable[[Any], Source], validation: Given | None) -> Holding:

@@ -65,8 +65,8 @@ def is_replicate(name: str) -> bool:
 def notes(hyper: Sequence[dict[str, Any]], question: Question, *, has_shared_batches: bool) -> list[str]:
     """What the reader must know to compare members fairly."""
     told = []
-    values = {name: {words.as_known(member[name]) for member in hyper if name in member} for name in words.axes(hyper)}
-    varied = [name for name, known in values.items() if len(known) > 1]
+    asked = [name for name in words.axes(hyper) if is_replicate(name) or name in (*OF_BATCHES, question.over)]
+    varied = [name for name in asked if len({words.as_known(member[name]) for member in hyper if name in member}) > 1]
     sizes = max(_sizes_of_each(hyper).values(), key=lambda sizes: max(sizes) / min(sizes), default={1})
     if len(sizes) > 1:
         times = max(sizes) / min(sizes)
@@ -81,7 +81,9 @@ def notes(hyper: Sequence[dict[str, Any]], question: Question, *, has_shared_bat
     if has_shared_batches and lucky and question.over in varied:
         told.append(
             f"each {question.over} saw the same batches, so that their spread does not show how lucky those of one value of "
-            f"{' or '.join(lucky)} are: {ASSUMED_NOISE:.0%} of the metric is taken for it. order='per_seed' shows it"
+            f"{' or '.join(lucky)} are: {ASSUMED_NOISE:.0%} of the metric is taken for it"
+            + ". order='per_seed' shows it"
+            * (question.over == "seed")
         )
     return told
 
