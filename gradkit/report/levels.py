@@ -271,7 +271,8 @@ def _measured(
     lent = np.fmin(own, MOST_LENT * _typical(own, dof))
     sums = _about(np.nan_to_num(lent) * dof, is_ordered=levels.is_ordered)
     near = np.divide(sums, total, out=np.full(len(rows), np.nan), where=total > 0)
-    variance = np.fmax(own, np.fmin(np.fmax(near, least), own * noises.most_beside(total, dof)))
+    most = np.where(own > 0, own * noises.most_beside(total, dof), np.inf)  # equal numbers, as of counts, tell no noise
+    variance = np.fmax(own, np.fmin(np.fmax(near, least), most))
     is_told = np.isfinite(variance)
     error = np.where(is_told, np.sqrt(variance / np.maximum(number, 1)), assumed)
     return Measured(noises.mean(rows), error, np.where(is_told, dof.sum(), levels.dof))

@@ -21,8 +21,7 @@ def most_beside(others_dof: np.ndarray, dof: np.ndarray) -> np.ndarray:
     """By which factor a variance of others passes one's own by chance in one of a hundred, where both estimate the same."""
     from scipy.special import fdtri
 
-    factor = fdtri(np.maximum(others_dof, 1.0), np.maximum(dof, 1.0), 0.99)
-    return np.where(dof > 0, factor, np.inf)
+    return fdtri(np.maximum(others_dof, 1.0), np.maximum(dof, 1.0), 0.99)
 
 
 def near(values: np.ndarray, of_noise: tuple[float, float]) -> np.ndarray:
