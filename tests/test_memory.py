@@ -162,6 +162,7 @@ def test_an_evaluation_that_does_not_fit_narrows_the_chunk_and_none_is_lost(monk
 
 @pytest.mark.parametrize(("at", "is_begun"), [(0, False), (16, True)])
 def test_a_member_too_large_for_any_width_stops_and_the_others_finish(monkeypatch, at, is_begun):
+    monkeypatch.setattr(runs.Pace, "steps", lambda self, width: 16)
     lacking(monkeypatch, "launch", lambda part: 3 in part.members[~part.is_padding] and part.step >= at)
     found = sweep()
     assert [fit.status for fit in found] == [Status.STOPPED if member == 3 else Status.FINISHED for member in range(10)]

@@ -85,7 +85,7 @@ def read_npz(path: str | os.PathLike) -> tuple[Shaped[np.ndarray, "n ..."], Shap
     return inputs, targets
 
 
-def read_csv(path: str | os.PathLike, *, target: str) -> tuple[Float32[np.ndarray, "n d"], Shaped[np.ndarray, "n"]]:
+def read_csv(path: str | os.PathLike, *, target: str) -> tuple[Float32[np.ndarray, "n d"], Shaped[np.ndarray, " n"]]:
     """Read inputs and targets from a CSV file with a line of column names.
 
     Args:

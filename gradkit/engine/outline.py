@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from gradkit import checks, decompositions, flows, settings, trees
-from gradkit.contracts import Descent, Rule
+from gradkit.contracts import Descent, Info, Rule
 from gradkit.engine import dependencies, programs
 from gradkit.engine.dependencies import Judged, digest, identity, is_used
 from gradkit.engine.outputs import check_metrics, check_step

@@ -57,7 +57,7 @@ class Objective:
         total = weights.sum()
         return jnp.where(total == 0, 0, jnp.sum(weights * losses) / jnp.where(total == 0, 1, total))
 
-    def _losses(self, params, inputs, targets, num_examples: int) -> Float[Array, n]:
+    def _losses(self, params, inputs, targets, num_examples: int) -> Float[Array, " n"]:
         scores = self.apply(params, inputs)
         for name, leaf in zip(leaf_names(scores), jax.tree.leaves(scores)):
             require(jnp.shape(leaf)[:1] == (num_examples,), "apply",
