@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Num
 from gradkit.checks import Described, require
 
 
-def accuracy(scores: Float[Array | np.ndarray, " n *k"], targets: Num[Array | np.ndarray, " n *k"]) -> Float[Array, ""]:
+def accuracy(scores: Float[Array | np.ndarray, ...], targets: Num[Array | np.ndarray, ...]) -> Float[Array, ""]:
     """The share of examples whose predicted class is the target; an example with a NaN score counts as wrong.
 
     Args:
@@ -39,7 +39,7 @@ def accuracy(scores: Float[Array | np.ndarray, " n *k"], targets: Num[Array | np
     return jnp.mean(is_right)
 
 
-def r2(scores: Float[Array | np.ndarray, " n *k"], targets: Num[Array | np.ndarray, " n *k"]) -> Float[Array, ""]:
+def r2(scores: Float[Array | np.ndarray, ...], targets: Num[Array | np.ndarray, ...]) -> Float[Array, ""]:
     """The share of the targets' variance that is explained: ``1 - sum((t - s)**2) / sum((t - mean(t))**2)``, mean over outputs.
 
     1 is perfect, 0 no better than the mean of the targets. It is not defined where all targets of an output are equal.
