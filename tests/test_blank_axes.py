@@ -99,6 +99,7 @@ def test_the_best_of_a_summary_is_the_best_where_members_share_runs():
     assert best == sweep.best() and sweep.hyper[best.member] | best.hyper == sweep.hyper[best.member]
 
 
+@pytest.mark.long
 def test_sweeps_know_whether_their_seeds_saw_the_same_batches():
     def shared(**settings):
         return gk.sweep(from_a_dictionary, DATA, PRODUCT, **RUN | {"steps": 2} | settings).has_shared_batches

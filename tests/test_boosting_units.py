@@ -214,6 +214,7 @@ def test_the_diabetes_of_people_have_their_mean_and_scale():
     np.testing.assert_allclose(intercept(losses.absolute, both, 2), [np.median(y), 585], rtol=1e-6)
 
 
+@pytest.mark.long
 def test_medians_of_large_numbers_are_learned_as_those_of_small_ones():
     large = gk.sklearn.GradientBoostingRegressor("absolute_error")
     assert large.fit(FEATURES, 1e5 * FEATURES[:, 0]).score(FEATURES, 1e5 * FEATURES[:, 0]) > 0.98

@@ -48,6 +48,7 @@ def run(script, folder, *arguments):
     return json.loads(done.stdout)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not compilation._loads_well(), reason="this jaxlib writes to stderr when it loads a program")
 def test_programs_cut_short_are_compiled_anew_and_stored_whole(tmp_path):
     stored = lambda: sorted((tmp_path / "programs").iterdir())  # noqa: E731

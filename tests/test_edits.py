@@ -375,6 +375,7 @@ def test_a_replay_repeats_the_sweep_and_not_the_edit(monkeypatch):
     assert float(sweep.replay(0).history["loss"][0]) == 9.0
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("again", ["refit", "replay"])
 def test_what_would_run_the_edit_in_place_of_the_sweep_is_refused(again, monkeypatch):
     make = towards(lambda: TARGET)

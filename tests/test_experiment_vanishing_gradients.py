@@ -108,7 +108,7 @@ def test_the_expected_gain_is_the_closed_form(network, expected):
     assert vanishing.gain(vanishing.expected_profile(network, 20, 1.0)) == pytest.approx(expected, rel=1e-3)
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("network", "tolerance"),
     [

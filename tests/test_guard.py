@@ -212,6 +212,7 @@ def test_under_raise_the_loss_says_so_where_only_a_gradient_fails():
         assert np.isnan(infos.loss).tolist() == [is_bad] * 3
 
 
+@pytest.mark.long
 def test_members_of_a_sweep_that_skip_leave_the_others_alone():
     def make(h):
         def loss(params, batch):

@@ -85,6 +85,7 @@ def test_a_sweep_sees_an_edit_and_the_way_back_whatever_jax_kept(way, monkeypatc
     assert factor_seen(way, width=2) == 1.0  # by way of what jax keeps
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("way", ["jit in jit", "scan", "checkpoint"])
 def test_a_lone_fit_and_a_minimum_see_an_edit_whatever_jax_kept(way, monkeypatch):
     descent = gk.descent(lambda w, batch: WAYS[way](w), jnp.ones(4), optax.sgd(1.0))

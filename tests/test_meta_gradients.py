@@ -286,7 +286,7 @@ def test_a_bias_correction_has_its_slope_at_every_decay(decay, t, right):
     assert jax.grad(transforms.bias_correction)(decay, jnp.int32(t)) == pytest.approx(right, rel=1e-12)
 
 
-@pytest.mark.few(1)
+@pytest.mark.long
 @pytest.mark.parametrize("beta2", [0.0, 0.6, 0.9])
 def test_the_slope_of_radam_stays_finite_however_long_it_runs(beta2):
     def update(beta2, count):

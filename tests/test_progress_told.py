@@ -36,6 +36,7 @@ def test_start_and_end_are_looked_at_on_the_batches_of_the_first_steps(order, st
         np.testing.assert_allclose(fit.end_loss, loss_of(fit.params, first), rtol=1e-5)
 
 
+@pytest.mark.long
 def test_streams_draws_and_all_examples_are_looked_at_alike():
     rate = gk.Hyper({"learning_rate": 1e-2})
     batches = list(zip(*(np.split(np.asarray(leaf)[:40], 5) for leaf in DATA)))

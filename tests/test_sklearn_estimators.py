@@ -239,6 +239,7 @@ def test_near_targets_are_left_as_they_are_and_what_weighs_nothing_has_no_say():
     assert regressions.centered(np.full(3, 1e9 + 0.3), None) == (pytest.approx(0), 1e9 + 0.3)
 
 
+@pytest.mark.long
 def test_weights_too_small_for_the_penalties_say_that_nothing_grew():
     """A weight counts as so many examples, with a penalty too, as it does for scikit-learn: small ones are not scaled up."""
     model = gk.sklearn.GradientBoostingRegressor(**SMALL)

@@ -155,6 +155,7 @@ def test_static_losses_of_trees_are_told(is_validated):
     assert gk.sweep(make, data, alike, **run).notes == ()
 
 
+@pytest.mark.long
 def test_what_trees_are_held_out_by_is_told_where_it_differs():
     inputs = gk.boosting.bin(np.arange(20.0)[:, None])
     data = gk.boosting.Examples(inputs, np.arange(20.0, dtype=np.float32), fold=jnp.arange(20) % 2)

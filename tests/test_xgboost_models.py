@@ -63,6 +63,7 @@ def test_a_category_that_was_never_seen_goes_where_the_missing_go():
     np.testing.assert_array_equal(predict(ensemble, binned.like(strange)), predict(ensemble, binned.like(missing)))
 
 
+@pytest.mark.long
 def test_xgboosts_shap_values_add_up_to_our_scores():
     ensemble, binned = fitted("binary:logistic")
     shares = loaded(to_json(ensemble, binned, objective="binary:logistic")).predict(xgboost.DMatrix(FEATURES), pred_contribs=True)
