@@ -127,6 +127,18 @@ def test_a_fit_that_ends_worse_than_it_began_says_so_but_not_for_noise():
     assert not remarks
 
 
+def test_the_luck_of_the_one_example_that_is_compared_makes_no_good_fit_worse():
+    """An example that lies on the line of the start already can only get worse: of good fits some compare that one."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(512, 8)).astype(np.float32)
+    data = x, (x.sum(1) + rng.normal(size=512)).astype(np.float32)
+    line = lambda w, batch: jnp.mean((batch[0] @ w - batch[1]) ** 2)  # noqa: E731
+    make = lambda h: gk.descent(line, jnp.zeros(8), optax.sgd(0.01))  # noqa: E731
+    fits = gk.sweep(make, data, gk.grid(seed=range(100)), steps=300, batch_size=1, order="per_seed", key=0, **QUIET)
+    worse = [fit.end_loss > fit.start_loss + 2 * fit.noise for fit in fits]
+    assert any(worse) and not any(fit.remarks for fit in fits)
+
+
 def test_a_last_update_after_which_the_loss_is_not_finite_is_told():
     fit = gk.fit(gk.descent(lambda w, b: jnp.log(w) + 0 * jnp.sum(b), jnp.ones(()), optax.sgd(1.0)), DATA[0], steps=1, **QUIET)
     assert fit.status == gk.Status.FINISHED

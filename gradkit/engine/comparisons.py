@@ -52,13 +52,18 @@ def _losses(chunk: Chunk) -> np.ndarray:
     compiled for it.
     """
     run = chunk.run
-    tickets, blank = jax.device_put((run.first_tickets(chunk.seeds), run.blank(run.num_lanes)), run.device)
+    tickets, blank = run.first_tickets(chunk.seeds), run.blank(run.num_lanes)
+    if run.ledger.num_compared > 1:  # brought to the device once for all of them
+        tickets, blank = jax.device_put((tickets, blank), run.device)
     advance = segment.compiled(run.program).advance(chunk.copy)
-    losses = []
-    for index in range(run.ledger.num_compared):
+
+    def losses_of(index: int) -> jax.Array:
         limits = np.int32(index), np.int32(index + 1)
         _, blocks, _ = advance(run.source.resident, chunk.lanes, chunk.state, blank, tickets, *limits)
-        losses.append(np.asarray(blocks.infos.loss)[index].astype(float))
+        return blocks.infos.loss
+
+    sent = [losses_of(index) for index in range(run.ledger.num_compared)]  # all of them before the first is waited for
+    losses = [np.asarray(block)[index].astype(float) for index, block in enumerate(sent)]
     return np.mean(losses, axis=0)
 
 

@@ -25,7 +25,7 @@ FIRST_STEPS = 16  # of the first segment, before it is known how long a step tak
 MOST_STEPS = 16384  # of a segment
 SEGMENT_BYTES = 2**23  # tickets and infos of a segment
 STREAM_BYTES = 2**26  # batches of a stream that one segment holds on the device
-COMPARED_EXAMPLES = 256  # about as many, of the first batches, are what start and end are compared on
+COMPARED_EXAMPLES = 64  # about as many, of the first batches, are what start and end are compared on
 COMPARED_SHARE = 200  # of so many steps one, at the start and again at the end, may be made for that
 FIRST_LOOK = 1024  # steps after which states are looked at first, then after twice as many, up to MOST_STEPS from look to look
 

@@ -17,6 +17,8 @@ from gradkit.transforms.skips import NO_LOSS_YET
 
 FEWEST_LOSSES = 10  # that tell how noisy they are
 SPELLED_OUT = 3  # leaves named in a line
+NOISES = 2  # of the losses compared, above which an end lies worse than its start
+NOISES_AGAINST_HISTORY = 8  # where the losses of the steps fell meanwhile
 ROUNDINGS = 16  # by which a mean over a batch may be off, in units of the last place
 
 
@@ -45,7 +47,7 @@ class Fit:
             batches, so that they tell progress from the luck of a batch. A loss that draws numbers draws others. The second
             is infinite where the loss is not a number, and NaN where it was not taken: where steps grow trees, one more is dear,
             and the remarks go by the loss that the last step told.
-        num_compared: How many batches these are: as many as hold 256 examples, at most one for 200 steps; the first of a stream.
+        num_compared: How many batches these are: as many as hold 64 examples, at most one for 200 steps; the first of a stream.
         has_moved: Whether any parameter differs from its start.
         zero_gradients: The leaves whose gradient, taken at the end on the batch of the first step, is exactly zero. They are only
             looked for where a leaf of the parameters never moved, and as far as the descent tells its parts.
@@ -120,7 +122,14 @@ class Fit:
         if self._keeps_all_trees() and len(self.last_losses):
             end, noise = self.last_losses[-1], 0.0  # a step that grows a tree tells the loss of all examples
         rounding = ROUNDINGS * float(jnp.finfo(self.history["loss"].dtype).eps) * abs(self.start_loss)
-        return "it ended worse than it began" if end > self.start_loss + 2 * noise + rounding else ""
+        # the examples compared may be few, on which a good end can lie above the start by luck
+        least = NOISES_AGAINST_HISTORY if self._has_fallen() else NOISES
+        return "it ended worse than it began" if end > self.start_loss + least * noise + rounding else ""
+
+    def _has_fallen(self) -> bool:
+        """Whether the losses that its steps saw are lower at the end than they were at the start."""
+        last = self.last_losses
+        return len(last) > 0 and bool(last.mean() < self.losses[: len(last)].mean())
 
     def _keeps_all_trees(self) -> bool:
         return isinstance(self.params, boosting.Ensemble) and bool((np.asarray(self.params.coefficient) > 0).all())
