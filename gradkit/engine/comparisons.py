@@ -56,14 +56,11 @@ def _losses(chunk: Chunk) -> np.ndarray:
     if run.ledger.num_compared > 1:  # brought to the device once for all of them
         tickets, blank = jax.device_put((tickets, blank), run.device)
     advance = segment.compiled(run.program).advance(chunk.copy)
-
-    def losses_of(index: int) -> jax.Array:
+    losses = []
+    for index in range(run.ledger.num_compared):  # one after the other: each makes a state, for several there may be no room
         limits = np.int32(index), np.int32(index + 1)
         _, blocks, _ = advance(run.source.resident, chunk.lanes, chunk.state, blank, tickets, *limits)
-        return blocks.infos.loss
-
-    sent = [losses_of(index) for index in range(run.ledger.num_compared)]  # all of them before the first is waited for
-    losses = [np.asarray(block)[index].astype(float) for index, block in enumerate(sent)]
+        losses.append(np.asarray(blocks.infos.loss)[index].astype(float))
     return np.mean(losses, axis=0)
 
 

@@ -79,11 +79,10 @@ def notes(hyper: Sequence[dict[str, Any]], question: Question, *, has_shared_bat
     ]
     lucky = [name for name in varied if name in OF_BATCHES]
     if has_shared_batches and lucky and question.over in varied:
+        remedy = ". order='per_seed' shows it" if question.over == "seed" else ""
         told.append(
             f"each {question.over} saw the same batches, so that their spread does not show how lucky those of one value of "
-            f"{' or '.join(lucky)} are: {ASSUMED_NOISE:.0%} of the metric is taken for it"
-            + ". order='per_seed' shows it"
-            * (question.over == "seed")
+            f"{' or '.join(lucky)} are: {ASSUMED_NOISE:.0%} of the metric is taken for it{remedy}"
         )
     return told
 
