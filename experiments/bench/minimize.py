@@ -6,6 +6,7 @@ import dataclasses
 import pathlib
 import sys
 import time
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -59,36 +60,58 @@ def _count(end: gk.Minimum) -> int:
     return int(end.num_evaluations + end.num_products)
 
 
-def solve(residuals, start: np.ndarray) -> dict[str, tuple[np.ndarray, bool, int]]:
-    """By each solver: parameters, whether it says converged, evaluations of function and derivative; SciPy's with exact ones."""
+def solvers(residuals) -> dict[str, Callable[[np.ndarray], tuple[np.ndarray, bool, int]]]:
+    """By name: from a start to parameters, whether it says converged, and evaluations; SciPy's with exact derivatives.
+
+    Each compiles once for all starts of a problem.
+    """
 
     def half_sum(b):
         return jnp.sum(residuals(b) ** 2) / 2
 
-    found = {
-        "gradkit, residuals": gk.minimize(residuals, jnp.asarray(start), residuals=True),
-        "gradkit, one number": gk.minimize(half_sum, jnp.asarray(start)),
-    }
-    results = {
-        name: (np.asarray(end.params), bool(end.status == gk.MinimumStatus.CONVERGED), _count(end)) for name, end in found.items()
-    }
-    jacobian, value_and_grad = jax.jit(jax.jacfwd(residuals)), jax.jit(jax.value_and_grad(half_sum))
+    jacobian = jax.jit(jax.jacfwd(residuals))
+    value_and_grad = jax.jit(jax.value_and_grad(half_sum))
     tight = {"xtol": 1e-10, "ftol": 1e-10, "gtol": 1e-10}
-    with np.errstate(all="ignore"):
-        for method in ("lm", "trf"):
+
+    def ours(fn, **settings):
+        def solve(start):
+            end = gk.minimize(fn, jnp.asarray(start), **settings)
+            return np.asarray(end.params), bool(end.status == gk.MinimumStatus.CONVERGED), _count(end)
+
+        return solve
+
+    def least_squares(method):
+        def solve(start):
             end = scipy.optimize.least_squares(
                 lambda b: np.nan_to_num(np.asarray(residuals(b)), nan=1e150, posinf=1e150, neginf=-1e150),
                 start,
                 jac=lambda b: np.nan_to_num(np.asarray(jacobian(b)), nan=0.0),
-                method=method, x_scale="jac", max_nfev=5000, **tight,
-            )  # fmt: skip
-            results[f"SciPy least_squares {method}"] = (end.x, end.success, end.nfev)
+                method=method,
+                x_scale="jac",
+                max_nfev=5000,
+                **tight,
+            )
+            return end.x, end.success, end.nfev
+
+        return solve
+
+    def quasi_newton(start):
         end = scipy.optimize.minimize(
-            lambda b: tuple(map(np.asarray, value_and_grad(b))), start, jac=True, method="L-BFGS-B",
+            lambda b: tuple(map(np.asarray, value_and_grad(b))),
+            start,
+            jac=True,
+            method="L-BFGS-B",
             options={"maxiter": 2000, "maxfun": 20000, "ftol": 1e-15, "gtol": 1e-8},
-        )  # fmt: skip
-    results["SciPy L-BFGS-B"] = (end.x, end.success, end.nfev)
-    return results
+        )
+        return end.x, end.success, end.nfev
+
+    return {
+        "gradkit, residuals": ours(residuals, residuals=True),
+        "gradkit, one number": ours(half_sum),
+        "SciPy least_squares lm": least_squares("lm"),
+        "SciPy least_squares trf": least_squares("trf"),
+        "SciPy L-BFGS-B": quasi_newton,
+    }
 
 
 def certify(folder: pathlib.Path) -> pd.DataFrame:
@@ -96,11 +119,14 @@ def certify(folder: pathlib.Path) -> pd.DataFrame:
     rows = []
     for name in (*MODELS, *PROBLEMS):
         residuals, starts, certified = problem(name, folder)
+        solve_by = solvers(residuals)
         for number, start in enumerate(starts, 1):
-            for solver, (params, is_converged, count) in solve(residuals, start).items():
+            for solver, solve in solve_by.items():
+                with np.errstate(all="ignore"):  # SciPy's trial points overflow
+                    params, is_converged, count = solve(start)
+                row = {"problem": name, "start": number, "solver": solver}
                 agreed = agreed_digits(residuals, params, certified)
-                rows.append({"problem": name, "start": number, "solver": solver, "digits": agreed,
-                             "converged": is_converged, "evaluations": count})  # fmt: skip
+                rows.append({**row, "digits": agreed, "converged": is_converged, "evaluations": count})
     return pd.DataFrame(rows)
 
 
