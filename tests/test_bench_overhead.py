@@ -36,8 +36,9 @@ def test_every_claim_is_told_and_decides_the_status(written):
 def test_fixed_cost_and_steps_add_up_to_the_time(written):
     engine = written[2]["engine"]
     assert len(engine) == 5
-    for seconds, steps in ((engine.seconds_short, 20), (engine.seconds_long, 80)):
-        np.testing.assert_allclose(engine.fixed_ms / 1e3 + steps * engine.step_us / 1e6, seconds, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(engine.step_us / 1e6, (engine.seconds_long - engine.seconds_short) / 60, rtol=1e-6, atol=1e-12)
+    few = engine.fixed_ms / 1e3 + overhead.FEW_STEPS * engine.step_us / 1e6
+    np.testing.assert_allclose(few, engine.seconds_few, rtol=1e-6, atol=1e-9)
     bare = engine[engine.runner.str.startswith("bare")]
     assert len(bare) == 2 and (bare[["overhead", "low", "high"]] == 0).all(axis=None)
 
